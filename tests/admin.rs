@@ -395,7 +395,7 @@ async fn a_dropped_database_is_closed_and_renamed_and_its_name_is_free() {
     assert_eq!(refused(&admin, "DROP DATABASE shop").await.code().code(), "22023");
     let team = refused(&admin, "DROP TEAM payments").await;
     assert_eq!(team.detail(), Some("Databases: shop."));
-    assert_eq!(team.hint(), Some("ALTER DATABASE shop OWNER team; gives it to another team."));
+    assert_eq!(team.hint(), Some("TRANSFER DATABASE shop TO TEAM team; offers it to another team."));
     let system = refused(&admin, "DROP SYSTEM pg-a").await;
     assert_eq!(system.code().code(), "2BP01");
     assert_eq!(system.hint(), Some("MOVE DATABASE shop TO SYSTEM system; empties it."));

@@ -1,12 +1,17 @@
-//! The life of a database as its clients and its owner meet it: deprecated, quarantined, revived.
+//! The life of a database as its clients and its owner meet it: deprecated, quarantined, revived,
+//! transferred.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "lifecycle/here.rs"]
+mod here;
 #[path = "lifecycle/sunset.rs"]
 mod sunset;
 mod support;
 #[path = "lifecycle/teams.rs"]
 mod teams;
+#[path = "lifecycle/transfer.rs"]
+mod transfer;
 
 use std::future::poll_fn;
 use std::time::Duration;

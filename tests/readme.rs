@@ -48,6 +48,9 @@ fn the_life_of_a_database_can_be_followed_word_for_word() {
         "revived, was quarantined: the report at the end of the month needs it",
         "team \"finance\" cannot be dropped: teams depend on it",
         "refused: it is a parent",
+        "refused: it is offered already",
+        "transfer to team stock accepted, owner was payments",
+        "transfer to team payments rejected: not ours any more",
     ] {
         assert!(said.contains(expected), "{expected:?} is missing in:\n{said}");
     }

@@ -38,6 +38,7 @@ fn shop(id: &str) -> NewDatabase {
             contract: Contract::of_tier(Tier::Dev),
             operation: None,
             dropping: None,
+            offer: None,
             adopted: false,
             created_at: UnixMillis(0),
             created_by: "test".to_owned(),

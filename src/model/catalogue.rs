@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Address, Contract, DatabaseId, DatabaseName, Date, Epoch, OperationRef, Place, RoleName, ServerAuth,
-    SslMode, SystemName, TeamName, UnixMillis,
+    SslMode, SystemName, TeamName, TransferOffer, UnixMillis,
 };
 
 /// An owner: a team with a contact.
@@ -140,6 +140,9 @@ pub struct DatabaseRecord {
     /// DROP DATABASE has begun: no client is served any more, and a crash does not end the drop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropping: Option<Dropping>,
+    /// Its owner is to be another team, which has not accepted it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offer: Option<TransferOffer>,
     /// `true`: ADOPT DATABASE took in an existing database.
     pub adopted: bool,
     pub created_at: UnixMillis,

@@ -28,6 +28,7 @@ pub mod role_limits;
 pub mod route;
 pub mod terms;
 pub mod timeouts;
+pub mod transfer;
 
 pub use byte_size::ByteSize;
 pub use catalogue::{
@@ -61,3 +62,4 @@ pub use route::{
 };
 pub use terms::Terms;
 pub use timeouts::{EachTimeout, Timeout, Timeouts, TimeoutsChange, timeout_text};
+pub use transfer::TransferOffer;

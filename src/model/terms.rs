@@ -176,6 +176,7 @@ mod tests {
             contract: Contract::of_tier(Tier::Dev),
             operation: None,
             dropping: None,
+            offer: None,
             adopted: false,
             created_at: UnixMillis(0),
             created_by: String::new(),

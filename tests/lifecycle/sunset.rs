@@ -2,14 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use freehold::admin::users::user_line;
-use freehold::app::{Given, Serve};
-use freehold::config::Config;
-use freehold::lab::{Major, Postgres, free_ports, roots};
+use freehold::lab::{Major, Postgres};
 use freehold::model::{Date, UnixMillis};
 
-use super::support::{ADMIN, ADMIN_PASSWORD, Admin, Login, create_system, until, write_private};
-use super::{Hearing, PATIENCE, last_entry, parts, property, turned_away};
+use super::here::Here;
+use super::support::{Admin, Login, create_system, until};
+use super::{Hearing, last_entry, parts, property, turned_away};
 
 const DAY: u64 = 24 * 60 * 60 * 1_000;
 
@@ -22,72 +20,6 @@ fn clock() -> UnixMillis {
 
 fn days_pass(days: u64) {
     AHEAD.fetch_add(days * DAY, Ordering::SeqCst);
-}
-
-/// A Freehold in this process, with the clock of the test.
-struct Here {
-    serve: Option<Serve>,
-    files: tempfile::TempDir,
-    proxy_port: u16,
-    admin_port: u16,
-}
-
-impl Here {
-    async fn start(systems: &[&Postgres]) -> Here {
-        let files = tempfile::tempdir().unwrap();
-        write_private(&files.path().join("admins.txt"), &user_line(ADMIN, ADMIN_PASSWORD));
-        let ports = free_ports(2).unwrap();
-        let programs: Vec<String> = systems.iter().map(|server| format!("{:?}", server.bin)).collect();
-        let config = format!(
-            "[proxy]\nlisten = \"127.0.0.1:{}\"\n[admin]\nlisten = \"127.0.0.1:{}\"\npassword_dirs = {:?}\n\
-             [move]\npg_bin_dirs = [{}]\n",
-            ports[0],
-            ports[1],
-            roots(),
-            programs.join(", ")
-        );
-        std::fs::write(files.path().join("freehold.toml"), config).unwrap();
-        let mut here = Here { serve: None, files, proxy_port: ports[0], admin_port: ports[1] };
-        here.restart().await;
-        here
-    }
-
-    async fn stop(&mut self) {
-        if let Some(serve) = self.serve.take() {
-            serve.shutdown_within(PATIENCE).await;
-        }
-    }
-
-    async fn restart(&mut self) {
-        self.stop().await;
-        let config = Config::load(&self.files.path().join("freehold.toml")).unwrap();
-        let given = Given { clock, ..Given::default() };
-        self.serve = Some(Serve::start_from(config, given).await.unwrap());
-    }
-
-    async fn admin(&self) -> Admin {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host("127.0.0.1")
-            .port(self.admin_port)
-            .dbname("freehold")
-            .user(ADMIN)
-            .password(ADMIN_PASSWORD);
-        let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
-        tokio::spawn(connection);
-        Admin(client)
-    }
-
-    async fn create_shop(&self) -> Login {
-        let create = "CREATE DATABASE shop OWNER payments PURPOSE 'Orders of the web shop' ON SYSTEM old";
-        let created = self.admin().await.run(create).await;
-        Login {
-            port: self.proxy_port,
-            dbname: "shop".to_owned(),
-            role: created[0]["role"].clone(),
-            password: created[0]["password"].clone(),
-        }
-    }
 }
 
 /// Announces the sunset that is so many days ahead of the clock.
@@ -107,7 +39,7 @@ async fn a_database_is_quarantined_at_its_sunset_by_itself_also_if_no_process_ra
     let (old, new) =
         tokio::try_join!(Postgres::start_async(Major::oldest()), Postgres::start_async(Major::newest()))
             .unwrap();
-    let mut here = Here::start(&[&old, &new]).await;
+    let mut here = Here::start(&[&old, &new], clock).await;
     let admin = here.admin().await;
     admin.run(&create_system("old", &old)).await;
     admin.run(&create_system("new", &new)).await;

@@ -109,6 +109,7 @@ fn database_record(id: &DatabaseId, name: &str) -> DatabaseRecord {
         },
         operation: None,
         dropping: None,
+        offer: None,
         adopted: false,
         created_at: UnixMillis(0),
         created_by: "test".to_owned(),

@@ -112,6 +112,7 @@ fn database(name: &str) -> DatabaseRecord {
         contract: Contract::of_tier(Tier::Standard),
         operation: None,
         dropping: None,
+        offer: None,
         adopted: true,
         created_at: UnixMillis(0),
         created_by: "test".into(),

@@ -27,6 +27,10 @@ pub(crate) fn title(syntax: &str) -> String {
 const CREATE: &str =
     "CREATE DATABASE d{n} OWNER payments PURPOSE 'made for one run of the test' ON SYSTEM two";
 
+const TEAM: &str = "CREATE TEAM t{n} CONTACT '#one'";
+
+const OFFER: &str = "TRANSFER DATABASE d{n} TO TEAM t{n} REASON 'it is theirs now'";
+
 fn change(statement: &'static str) -> Case {
     Case {
         on_system: Vec::new(),
@@ -77,6 +81,14 @@ pub(crate) fn case_of(title: &str) -> Option<Case> {
         "REVIVE DATABASE" => {
             after(&[CREATE, "QUARANTINE DATABASE d{n} REASON 'not used'"], "REVIVE DATABASE d{n}")
         }
+        "TRANSFER DATABASE" => after(&[CREATE, TEAM], OFFER),
+        "ACCEPT TRANSFER OF" => {
+            after(&[CREATE, TEAM, OFFER, "QUARANTINE DATABASE d{n} REASON 'x'"], "ACCEPT TRANSFER OF d{n}")
+        }
+        "REJECT TRANSFER OF" => {
+            after(&[CREATE, TEAM, OFFER], "REJECT TRANSFER OF d{n} REASON 'it is not theirs'")
+        }
+        "CANCEL TRANSFER OF" => after(&[CREATE, TEAM, OFFER], "CANCEL TRANSFER OF d{n}"),
         "PAUSE" => after(&["RESUME"], "PAUSE keep1"),
         "RESUME" => after(&["PAUSE keep1"], "RESUME keep1"),
         "DISABLE" => after(&["ENABLE keep1"], "DISABLE keep1"),

@@ -4,6 +4,7 @@ use super::context::{Caller, Cluster};
 use super::find;
 use super::operations::refuse_changing;
 use super::teams::{example_team, purpose_fault};
+use super::transfer_error::TransferError;
 use crate::admin::answer::Answer;
 use crate::admin::commands;
 use crate::admin::error::{AdminError, identifier, literal};
@@ -70,6 +71,7 @@ pub(in crate::admin) fn new_database(
         contract,
         operation: None,
         dropping: None,
+        offer: None,
         adopted,
         created_at: now,
         created_by: caller.who.clone(),
@@ -85,10 +87,13 @@ pub(in crate::admin) async fn alter_database(
     alter: &AlterDatabase,
 ) -> Result<Answer, AdminError> {
     let database = find::database(cluster, &alter.name).await?;
-    let owner = match &alter.owner {
-        Some(owner) => Some(find::team(cluster, owner).await?),
-        None => None,
-    };
+    if let Some(owner) = &alter.owner {
+        let team = find::team(cluster, owner).await?;
+        if team != database.value.owner {
+            let database = database.value.name.to_string();
+            return Err(TransferError::OneSided { database, team: team.to_string() }.into());
+        }
+    }
     if alter.purpose.is_some()
         && let Some(why) = purpose_fault(&alter.name, alter.purpose.as_deref())
     {
@@ -102,9 +107,6 @@ pub(in crate::admin) async fn alter_database(
     let entry =
         HistoryEntry { at: cluster.now(), who: caller.who.clone(), what: altered(alter), epoch: None };
     let change = |record: &mut DatabaseRecord| {
-        if let Some(owner) = &owner {
-            record.owner = owner.clone();
-        }
         if let Some(purpose) = &alter.purpose {
             purpose.trim().clone_into(&mut record.purpose);
         }
@@ -183,7 +185,6 @@ impl CompleteCommand<'_> {
 
 fn altered(alter: &AlterDatabase) -> String {
     let changes = [
-        alter.owner.as_ref().map(|owner| format!("owner {owner}")),
         alter.purpose.as_ref().map(|_| "purpose".to_owned()),
         alter.contract.tier.map(|tier| format!("tier {}", tier.as_str())),
         alter.contract.pooling.map(|pooling| format!("pooling {}", pooling.as_str())),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::team_error::TeamError;
+use super::transfer_error::TransferError;
 use super::transition_error::TransitionError;
 use crate::admin::blockers::Blockers;
 use crate::catalog::store::StoreError;
@@ -30,6 +31,8 @@ pub(in crate::admin) enum AdminError {
     Transition(#[from] TransitionError),
     #[error(transparent)]
     Team(#[from] TeamError),
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
     /// `command` is the complete right command.
     #[error("a database needs an owner")]
     OwnerRequired { command: String },
@@ -136,6 +139,7 @@ impl Explain for AdminError {
             AdminError::Step(error) => error.sqlstate(),
             AdminError::Transition(error) => error.sqlstate(),
             AdminError::Team(error) => error.sqlstate(),
+            AdminError::Transfer(error) => error.sqlstate(),
             AdminError::OwnerRequired { .. } => SqlState::OWNER_REQUIRED,
             AdminError::PurposeRequired { .. } => SqlState::PURPOSE_REQUIRED,
             AdminError::UnknownTeam { .. } => SqlState::UNKNOWN_TEAM,
@@ -192,6 +196,7 @@ impl Explain for AdminError {
             AdminError::Step(error) => error.blame(),
             AdminError::Transition(error) => error.blame(),
             AdminError::Team(error) => error.blame(),
+            AdminError::Transfer(error) => error.blame(),
             AdminError::MoveFailed { failure, .. } | AdminError::Doubtful { failure, .. } => {
                 failure.blame.unwrap_or(Blame::Platform)
             }
@@ -212,6 +217,7 @@ impl Explain for AdminError {
             AdminError::Step(error) => error.retry(),
             AdminError::Transition(error) => error.retry(),
             AdminError::Team(error) => error.retry(),
+            AdminError::Transfer(error) => error.retry(),
             AdminError::MoveInProgress { .. }
             | AdminError::OperationInProgress { .. }
             | AdminError::OperationGoesOn { .. }
@@ -230,6 +236,7 @@ impl Explain for AdminError {
             AdminError::Step(error) => error.message(),
             AdminError::Transition(error) => error.message(),
             AdminError::Team(error) => error.message(),
+            AdminError::Transfer(error) => error.message(),
             other => other.to_string(),
         }
     }
@@ -241,6 +248,7 @@ impl Explain for AdminError {
             AdminError::Step(error) => error.detail(),
             AdminError::Transition(error) => error.detail(),
             AdminError::Team(error) => error.detail(),
+            AdminError::Transfer(error) => error.detail(),
             AdminError::PurposeRequired { why, .. } => Some(match why {
                 PurposeFault::Missing => "Nothing says what it is for.".to_owned(),
                 PurposeFault::TooShort => format!("A purpose has at least {PURPOSE_CHARS_MIN} characters."),
@@ -288,6 +296,7 @@ impl Explain for AdminError {
             AdminError::Step(error) => error.hint(),
             AdminError::Transition(error) => error.hint(),
             AdminError::Team(error) => error.hint(),
+            AdminError::Transfer(error) => error.hint(),
             AdminError::OwnerRequired { command }
             | AdminError::PurposeRequired { command, .. }
             | AdminError::Unconfirmed { command } => Some(command.clone()),

@@ -26,7 +26,7 @@ use futures_util::future::BoxFuture;
 use super::context::{Caller, Cluster, Local, OK, Parts};
 use super::{
     adopt, create, databases, drop, enable, kill, moves, pause, process, reconnect, systems, teams,
-    transitions,
+    transfers, transitions,
 };
 use crate::admin::answer::{Answer, row};
 use crate::admin::commands::{Effect, Scope, Show, ShowRows};
@@ -152,6 +152,10 @@ fn run_on_cluster<'a>(
         Statement::DropDatabase(drop) => Box::pin(drop::drop_database(cluster, caller, drop)),
         Statement::Deprecate(deprecate) => Box::pin(transitions::deprecate(cluster, caller, deprecate)),
         Statement::Revive(revive) => Box::pin(transitions::revive(cluster, caller, revive)),
+        Statement::Transfer(transfer) => Box::pin(transfers::transfer(cluster, caller, transfer)),
+        Statement::AcceptTransfer(name) => Box::pin(transfers::accept(cluster, caller, name)),
+        Statement::RejectTransfer(reject) => Box::pin(transfers::reject(cluster, caller, reject)),
+        Statement::CancelTransfer(name) => Box::pin(transfers::cancel(cluster, caller, name)),
         Statement::Resume(database) => Box::pin(pause::resume(cluster, caller, database.as_ref())),
         Statement::Disable(database) => Box::pin(enable::disable(cluster, caller, database)),
         Statement::Enable(database) => Box::pin(enable::enable(cluster, caller, database)),
@@ -213,6 +217,10 @@ fn run_on_process<'a>(
         | Statement::DropDatabase(_)
         | Statement::Deprecate(_)
         | Statement::Revive(_)
+        | Statement::Transfer(_)
+        | Statement::AcceptTransfer(_)
+        | Statement::RejectTransfer(_)
+        | Statement::CancelTransfer(_)
         | Statement::Resume(_)
         | Statement::Disable(_)
         | Statement::Enable(_)

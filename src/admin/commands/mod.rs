@@ -22,6 +22,8 @@ mod reconnect;
 pub(in crate::admin) mod systems;
 mod team_error;
 mod teams;
+mod transfer_error;
+mod transfers;
 pub(in crate::admin) mod transition_error;
 mod transitions;
 

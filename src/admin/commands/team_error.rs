@@ -6,16 +6,20 @@ use crate::model::identifier;
 /// Refusals of CREATE, ALTER and DROP TEAM.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::admin) enum TeamError {
-    /// `children`: the teams whose parent it is. One of the lists may be empty.
-    #[error("team \"{team}\" cannot be dropped: {} depend on it", dependents(databases, children))]
-    InUse { team: String, databases: Vec<String>, children: Vec<String> },
+    /// `offers`: the databases that are offered to it; `children`: the teams whose parent it is. Some of the
+    /// lists may be empty.
+    #[error(
+        "team \"{team}\" cannot be dropped: {} depend on it",
+        dependents(databases.is_empty() && offers.is_empty(), children.is_empty())
+    )]
+    InUse { team: String, databases: Vec<String>, offers: Vec<String>, children: Vec<String> },
     /// `line`: from the wanted parent up to the team itself.
     #[error("team \"{team}\" cannot be below team \"{}\"", line.first().unwrap_or(team))]
     Circle { team: String, line: Vec<String> },
 }
 
-fn dependents(databases: &[String], children: &[String]) -> &'static str {
-    match (databases.is_empty(), children.is_empty()) {
+fn dependents(no_databases: bool, no_children: bool) -> &'static str {
+    match (no_databases, no_children) {
         (_, true) => "databases",
         (true, false) => "teams",
         (false, false) => "databases and teams",
@@ -44,8 +48,8 @@ impl Explain for TeamError {
 
     fn detail(&self) -> Option<String> {
         match self {
-            TeamError::InUse { databases, children, .. } => {
-                let lists = [("Databases", databases), ("Teams", children)];
+            TeamError::InUse { databases, offers, children, .. } => {
+                let lists = [("Databases", databases), ("Offered", offers), ("Teams", children)];
                 let lists = lists.into_iter().filter(|(_, names)| !names.is_empty());
                 let lists = lists.map(|(kind, names)| format!("{kind}: {}.", names.join(", ")));
                 Some(lists.collect::<Vec<_>>().join(" "))
@@ -59,14 +63,18 @@ impl Explain for TeamError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            TeamError::InUse { databases, children, .. } => {
-                let database = databases.first().map(|database| {
-                    format!("ALTER DATABASE {} OWNER team; gives it to another team.", identifier(database))
-                });
-                let child = children
-                    .first()
-                    .map(|team| format!("ALTER TEAM {} PARENT NONE; takes it away.", identifier(team)));
-                Some(database.into_iter().chain(child).collect::<Vec<_>>().join(" "))
+            TeamError::InUse { databases, offers, children, .. } => {
+                let ways = [
+                    (databases, "TRANSFER DATABASE", "TO TEAM team; offers it to another team."),
+                    (offers, "REJECT TRANSFER OF", "ends the offer."),
+                    (children, "ALTER TEAM", "PARENT NONE; takes it away."),
+                ];
+                let way = |(names, verb, rest): (&Vec<String>, &str, &str)| {
+                    let name = identifier(names.first()?);
+                    let end = if verb.ends_with("OF") { ";" } else { "" };
+                    Some(format!("{verb} {name}{end} {rest}"))
+                };
+                Some(ways.into_iter().filter_map(way).collect::<Vec<_>>().join(" "))
             }
             TeamError::Circle { line, .. } => {
                 let below = line.len().checked_sub(2).and_then(|index| line.get(index))?;

@@ -18,7 +18,7 @@ use crate::admin::statement::{AlterTeam, CreateTeam, DropTeam};
 use crate::catalog::store::StoreError;
 use crate::catalog::typed::ATTEMPTS_MAX;
 use crate::catalog::{Batch, Swap, Versioned, keys};
-use crate::model::{DatabaseName, TeamName, TeamRecord};
+use crate::model::{DatabaseName, DatabaseRecord, TeamName, TeamRecord};
 
 pub(in crate::admin) async fn create_team(
     cluster: &Cluster,
@@ -127,11 +127,14 @@ pub(in crate::admin) async fn drop_team(
             return Err(find::unknown_team(cluster, name.as_str()).await?);
         };
         let databases = find::living(cluster, |database| database.owner == *name).await?;
+        let is_offered =
+            |database: &DatabaseRecord| database.offer.as_ref().is_some_and(|offer| offer.to == *name);
+        let offers = find::living(cluster, is_offered).await?;
         let teams = cluster.catalog().teams().list().await?.into_values().into_iter();
         let children = teams.filter(|team| team.parent.as_ref() == Some(name));
         let children: Vec<String> = children.map(|team| team.name.to_string()).collect();
-        if !databases.is_empty() || !children.is_empty() {
-            return Err(TeamError::InUse { team: name.to_string(), databases, children }.into());
+        if !databases.is_empty() || !offers.is_empty() || !children.is_empty() {
+            return Err(TeamError::InUse { team: name.to_string(), databases, offers, children }.into());
         }
         if let Swap::Committed(_) = cluster.recording(caller).delete(key.clone(), team.revision).await? {
             return Ok(Answer::done(commands::DROP_TEAM));

@@ -8,7 +8,7 @@ use crate::admin::find;
 use crate::admin::transition_error::days;
 use crate::model::{
     DatabaseName, DatabaseRecord, Date, Door, Due, GateOrder, Lifecycle, Quotas, RouteRecord, Service,
-    Timeout, Timeouts, UnixMillis, timeout_text,
+    Timeout, Timeouts, TransferOffer, UnixMillis, timeout_text,
 };
 
 /// The catalogue's records; clients and server connections are counted in this process.
@@ -90,6 +90,7 @@ pub(in crate::admin) async fn show_database(
         row!["move_pause_max", humantime::format_duration(contract.move_pause_max).to_string()],
     ];
     rows.extend(lifecycle(&database, cluster.now()));
+    rows.extend(database.offer.iter().flat_map(|offer| offered(offer, cluster.now())));
     let Quotas { message_size_max, logins_per_second_max } = contract.quotas;
     let default = || "default".to_owned();
     rows.extend([
@@ -146,6 +147,16 @@ fn lifecycle(database: &DatabaseRecord, now: UnixMillis) -> Vec<Row> {
     });
     rows.extend(due.map(|due| row!["due", due]));
     rows
+}
+
+/// The offer to another team.
+fn offered(offer: &TransferOffer, now: UnixMillis) -> [Row; 3] {
+    let state = if offer.has_expired(now) { "expired at" } else { "open until" };
+    [
+        row!["transfer_to", &offer.to],
+        row!["transfer", format!("{state} {}, offered by {}", offer.expires_at, offer.who)],
+        row!["transfer_reason", offer.reason.as_deref()],
+    ]
 }
 
 /// The timeouts that a contract sets: `idle 5m, query none`.

@@ -4,26 +4,42 @@ use crate::admin::answer::{Row, row};
 use crate::admin::context::Cluster;
 use crate::admin::error::{AdminError, identifier, literal};
 use crate::catalog::store::StoreError;
-use crate::model::{DatabaseRecord, Date, Due};
+use crate::model::{DatabaseRecord, Date, Due, TransferOffer, UnixMillis};
+
+/// Since when, what, and what ends it.
+type Debt = (Date, String, String);
 
 pub(in crate::admin) async fn show_debt(cluster: &Cluster) -> Result<Vec<Row>, AdminError> {
     let now = cluster.now();
-    let databases = cluster.catalog().databases().list().await?.into_values();
-    let due = |database: &DatabaseRecord| database.lifecycle.due(now).filter(|_| database.dropping.is_none());
+    let mut databases = cluster.catalog().databases().list().await?.into_values();
+    databases.retain(|database| database.dropping.is_none());
     let mut overdue: Vec<(Date, Row)> = Vec::new();
     for database in &databases {
-        let Some(due) = due(database) else { continue };
-        let (since, debt, cure) = debt(database, due);
-        let contact = contact(cluster, database).await?;
-        let row = row![&database.name, &database.owner, contact, debt, since.to_string(), cure];
-        overdue.push((since, row));
+        let due = database.lifecycle.due(now).map(|due| debt(database, due));
+        let unanswered = database.offer.as_ref().and_then(|offer| unanswered(database, offer, now));
+        for (since, debt, cure) in due.into_iter().chain(unanswered) {
+            let contact = contact(cluster, database).await?;
+            let row = row![&database.name, &database.owner, contact, debt, since.to_string(), cure];
+            overdue.push((since, row));
+        }
     }
     overdue.sort_by(|(a, a_row), (b, b_row)| a.cmp(b).then_with(|| a_row.cmp(b_row)));
     Ok(overdue.into_iter().map(|(_, row)| row).collect())
 }
 
-/// Since when, what, and what ends it.
-fn debt(database: &DatabaseRecord, due: Due) -> (Date, String, String) {
+/// An offer that waits for long, or has expired.
+fn unanswered(database: &DatabaseRecord, offer: &TransferOffer, now: UnixMillis) -> Option<Debt> {
+    let (name, team) = (identifier(database.name.as_str()), &offer.to);
+    if offer.has_expired(now) {
+        let cure = format!("CANCEL TRANSFER OF {name};");
+        return Some((Date::of(offer.expires_at), format!("its offer to team {team} has expired"), cure));
+    }
+    let cure = format!("ACCEPT TRANSFER OF {name}; or REJECT TRANSFER OF {name};");
+    let debt = format!("team {team} has not answered its offer");
+    offer.waits_for_long(now).then(|| (Date::of(offer.offered_at), debt, cure))
+}
+
+fn debt(database: &DatabaseRecord, due: Due) -> Debt {
     let name = identifier(database.name.as_str());
     match due {
         Due::Quarantine { since } => {

@@ -58,7 +58,7 @@ fn with_syntax(error: SyntaxError, words: &[String]) -> SyntaxError {
     }
 }
 
-const VERBS: [&str; 24] = [
+const VERBS: [&str; 27] = [
     "SHOW",
     "CREATE",
     "ALTER",
@@ -67,6 +67,9 @@ const VERBS: [&str; 24] = [
     "DEPRECATE",
     "REVIVE",
     "QUARANTINE",
+    "TRANSFER",
+    "ACCEPT",
+    "REJECT",
     "PLAN",
     "MOVE",
     "UNDO",
@@ -97,6 +100,7 @@ fn statement(parser: &mut Parser) -> Result<Statement, SyntaxError> {
         "DROP" => drop_object(parser)?,
         "ADOPT" => adopt(parser)?,
         verb @ ("DEPRECATE" | "REVIVE" | "QUARANTINE") => parse_lifecycle::lifecycle_verb(parser, verb)?,
+        verb @ ("TRANSFER" | "ACCEPT" | "REJECT") => parse_teams::transfer_verb(parser, verb)?,
         "PLAN" => plan(parser)?,
         "MOVE" => movement(parser)?,
         "UNDO" => undo(parser)?,
@@ -347,7 +351,9 @@ fn undo(parser: &mut Parser) -> Result<Statement, SyntaxError> {
 }
 
 fn cancel(parser: &mut Parser) -> Result<Statement, SyntaxError> {
-    parser.expect("MOVE")?;
+    if parser.one_of(&["MOVE", "TRANSFER"])? == "TRANSFER" {
+        return Ok(Statement::CancelTransfer(parse_teams::offered_database(parser)?));
+    }
     Ok(Statement::CancelMove { id: values::move_id(parser)?, wait: wait(parser)? })
 }
 

@@ -1,9 +1,10 @@
-//! The productions of CREATE, ALTER and DROP TEAM.
+//! The productions of CREATE, ALTER and DROP TEAM, and of the transfer of a database to another team.
 
-use crate::admin::SyntaxError;
+use crate::admin::{ErrorKind, SyntaxError};
 use crate::admin::parser::Parser;
 use crate::admin::sql::values;
-use crate::admin::statement::{AlterTeam, CreateTeam, DropTeam, Statement};
+use crate::admin::statement::{AlterTeam, CreateTeam, DropTeam, RejectTransfer, Statement, Transfer};
+use crate::model::DatabaseName;
 
 const CONTACT: &str = "where the team is reached";
 const ESCALATION: &str = "where to turn when the contact does not answer";
@@ -13,14 +14,27 @@ pub(in crate::admin) fn create_team(parser: &mut Parser) -> Result<Statement, Sy
     let (mut contact, mut escalation, mut parent) = (None, None, None);
     parser.clauses(&["CONTACT", "ESCALATION", "PARENT"], |parser, clause| {
         match clause {
-            "CONTACT" => contact = Some(parser.text(CONTACT)?),
-            "ESCALATION" => escalation = Some(parser.text(ESCALATION)?),
+            "CONTACT" => contact = Some(stated(parser, CONTACT)?),
+            "ESCALATION" => escalation = Some(stated(parser, ESCALATION)?),
             _ => parent = Some(values::team(parser)?),
         }
         Ok(())
     })?;
     let Some(contact) = contact else { return Err(parser.expected("CONTACT 'text'")) };
     Ok(Statement::CreateTeam(CreateTeam { name, contact, escalation, parent }))
+}
+
+/// A text that says something.
+fn stated(parser: &mut Parser, what: &'static str) -> Result<String, SyntaxError> {
+    let span = parser.span();
+    let text = parser.text(what)?;
+    match text.trim().is_empty() {
+        false => Ok(text),
+        true => {
+            let error = SyntaxError::new(span, format!("an empty text does not say {what}"));
+            Err(error.with_hint("Write a channel, an address or a number.").of_kind(ErrorKind::Value))
+        }
+    }
 }
 
 pub(in crate::admin) fn alter_team(parser: &mut Parser) -> Result<Statement, SyntaxError> {
@@ -32,8 +46,8 @@ pub(in crate::admin) fn alter_team(parser: &mut Parser) -> Result<Statement, Syn
     }
     parser.clauses(&CLAUSES, |parser, clause| {
         match clause {
-            "CONTACT" => contact = Some(parser.text(CONTACT)?),
-            "ESCALATION" => escalation = Some(parser.text(ESCALATION)?),
+            "CONTACT" => contact = Some(stated(parser, CONTACT)?),
+            "ESCALATION" => escalation = Some(stated(parser, ESCALATION)?),
             _ if parser.accept("NONE") => parent = Some(None),
             _ => parent = Some(Some(values::team(parser)?)),
         }
@@ -44,10 +58,45 @@ pub(in crate::admin) fn alter_team(parser: &mut Parser) -> Result<Statement, Syn
 
 pub(in crate::admin) fn drop_team(parser: &mut Parser) -> Result<Statement, SyntaxError> {
     let name = values::team(parser)?;
+    Ok(Statement::DropTeam(DropTeam { name, reason: reason(parser)? }))
+}
+
+/// Parses what follows the verb.
+pub(in crate::admin) fn transfer_verb(parser: &mut Parser, verb: &str) -> Result<Statement, SyntaxError> {
+    match verb {
+        "TRANSFER" => transfer(parser),
+        "ACCEPT" => {
+            parser.expect("TRANSFER")?;
+            Ok(Statement::AcceptTransfer(offered_database(parser)?))
+        }
+        _ => {
+            parser.expect("TRANSFER")?;
+            let name = offered_database(parser)?;
+            Ok(Statement::RejectTransfer(RejectTransfer { name, reason: reason(parser)? }))
+        }
+    }
+}
+
+fn transfer(parser: &mut Parser) -> Result<Statement, SyntaxError> {
+    parser.expect("DATABASE")?;
+    let name = values::database(parser)?;
+    parser.expect("TO")?;
+    let team = values::owner(parser)?;
+    Ok(Statement::Transfer(Transfer { name, team, reason: reason(parser)? }))
+}
+
+/// After TRANSFER: `OF name`.
+pub(in crate::admin) fn offered_database(parser: &mut Parser) -> Result<DatabaseName, SyntaxError> {
+    parser.expect("OF")?;
+    values::database(parser)
+}
+
+/// `[REASON 'text']`, up to the end of the statement.
+fn reason(parser: &mut Parser) -> Result<Option<String>, SyntaxError> {
     let mut reason = None;
     parser.clauses(&["REASON"], |parser, _| {
         reason = Some(parser.text("a reason")?);
         Ok(())
     })?;
-    Ok(Statement::DropTeam(DropTeam { name, reason }))
+    Ok(reason)
 }

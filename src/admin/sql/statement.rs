@@ -23,6 +23,10 @@ pub enum Statement {
     Deprecate(Deprecate),
     Revive(Revive),
     Quarantine(Quarantine),
+    Transfer(Transfer),
+    AcceptTransfer(DatabaseName),
+    RejectTransfer(RejectTransfer),
+    CancelTransfer(DatabaseName),
     PlanMove {
         database: DatabaseName,
         system: SystemName,
@@ -232,6 +236,19 @@ pub enum Clients {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transfer {
+    pub name: DatabaseName,
+    pub team: String,
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RejectTransfer {
+    pub name: DatabaseName,
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Move {
     pub database: DatabaseName,
     pub system: SystemName,
@@ -269,6 +286,8 @@ impl Statement {
             Statement::Deprecate(deprecate) => deprecate.reason.as_deref(),
             Statement::Revive(revive) => revive.reason.as_deref(),
             Statement::Quarantine(quarantine) => quarantine.reason.as_deref(),
+            Statement::Transfer(transfer) => transfer.reason.as_deref(),
+            Statement::RejectTransfer(reject) => reject.reason.as_deref(),
             _ => None,
         }
     }

@@ -192,9 +192,9 @@ commands! {
          has answered, but for the role of the platform. A row for each that owns something in the database, or was granted something there; \
          `other_roles` is the number of the others.";
     ALTER_DATABASE: Cluster Change "ALTER DATABASE",
-        "ALTER DATABASE name [OWNER [TEAM] team] [PURPOSE 'text'] [TIER dev|standard|critical] [POOLING session|transaction] [POOL_SIZE n] [MAX_CLIENTS n] \
+        "ALTER DATABASE name [PURPOSE 'text'] [TIER dev|standard|critical] [POOLING session|transaction] [POOL_SIZE n] [MAX_CLIENTS n] \
          [MAX_MESSAGE_SIZE size] [MAX_LOGIN_RATE n] [IDLE_TIMEOUT time] [IDLE_IN_TRANSACTION_TIMEOUT time] [TRANSACTION_TIMEOUT time] [QUERY_TIMEOUT time] [WAIT_TIMEOUT time]", [],
-        "Changes owner, purpose or contract. New connections are pooled by the new mode, those that exist keep theirs. A time is \
+        "Changes purpose or contract; the owner changes by TRANSFER DATABASE. New connections are pooled by the new mode, those that exist keep theirs. A time is \
          'duration', 0 (no limit) or DEFAULT (the process's: sections [timeouts] and [pool]); it holds at once for clients that are \
          connected, too. WAIT_TIMEOUT is the longest wait for a server connection, and has to have an end. A size is 'size' or DEFAULT \
          (limits.message_size_max), and holds at once as well; MAX_LOGIN_RATE is the logins in a second, 0 or DEFAULT for no limit.";
@@ -214,10 +214,19 @@ commands! {
          happens by itself: SHOW DATABASE says that a decision is due.";
     REVIVE_DATABASE: Cluster Change "REVIVE DATABASE", "REVIVE DATABASE name [REASON 'text']", [],
         "Everywhere: ends a deprecation or a quarantine. The database is active again.";
+    TRANSFER_DATABASE: Cluster Change "TRANSFER DATABASE", "TRANSFER DATABASE name TO [TEAM] team [REASON 'text']", [],
+        "Offers a database to another team. The offer is open for 7 days; the owner stays the same until the other team accepts. A move, a \
+         deprecation or a quarantine does not hinder it. There is one offer at a time: CANCEL TRANSFER comes before another one.";
+    ACCEPT_TRANSFER: Cluster Change "ACCEPT TRANSFER", "ACCEPT TRANSFER OF name", [],
+        "Makes the team to which a database is offered its owner. Refused when the offer has expired.";
+    REJECT_TRANSFER: Cluster Change "REJECT TRANSFER", "REJECT TRANSFER OF name [REASON 'text']", [],
+        "The team to which a database is offered does not take it: the offer ends, the owner stays.";
+    CANCEL_TRANSFER: Cluster Change "CANCEL TRANSFER", "CANCEL TRANSFER OF name", [],
+        "The owner takes the offer of a database back, also one that has expired.";
     SHOW_DEBT: Cluster Look "SHOW", "SHOW DEBT" => Debt debt::show_debt(),
         ["database", "owner", "contact", "debt", "since", "cure"],
         "Databases for which something is overdue, the oldest first: a sunset that has come while a move has not ended, a quarantine \
-         whose end has come without a decision. With the owner, where it is reached, and the command that ends it.";
+         whose end has come without a decision, an offer to another team that is not answered after 3 days or has expired. With the owner, where it is reached, and the command that ends it.";
     PAUSE: Process Change "PAUSE", "PAUSE [name] [WITHIN 'duration']", [],
         "Everywhere: lets running transactions end and holds new ones, without an error; all databases without a name. Returns \
          when no transaction runs in this process. Where that takes longer than WITHIN (admin.wait_timeout), it says who holds \
@@ -297,7 +306,7 @@ commands! {
     ALTER_TEAM: Cluster Change "ALTER TEAM", "ALTER TEAM name [CONTACT 'text'] [ESCALATION 'text'] [PARENT team|NONE]", [],
         "Changes where a team is reached, and the team above it. No team is above itself, also not by way of others.";
     DROP_TEAM: Cluster Change "DROP TEAM", "DROP TEAM name [REASON 'text']", [],
-        "Forgets a team that owns no database and is above no other team.";
+        "Forgets a team that owns no database, is offered none, and is above no other team.";
     SHOW_SESSIONS: Process Look "SHOW", "SHOW SESSIONS" => Sessions sessions::show_sessions(),
         ["database", "session", "role", "client", "application_name", "state", "since_ms", "server_pid", "twin_pid",
          "epoch", "readiness", "pinned_by", "connected_at"],

@@ -50,6 +50,10 @@ impl DatabaseChange for DropDatabase {
             let left_as = record.facts.left_as.as_deref().unwrap_or(&record.dbname);
             let what = format!("dropped: {reason}; left as \"{left_as}\" on system {}", record.system);
             database.lifecycle = Lifecycle::Deleted { at };
+            if let Some(offer) = database.offer.take() {
+                let what = format!("transfer to team {} ended: the database is dropped", offer.to);
+                database.history.push(HistoryEntry { at, who: who.clone(), what, epoch: None });
+            }
             database.history.push(HistoryEntry { at, who, what, epoch: None });
         }
         Ending::Written(Vec::new())
