@@ -1016,7 +1016,7 @@ async fn clients_of_another_proxy_keep_a_database_from_being_quarantined_which_r
         data_address: String::new(),
     };
     let other = proxy("other");
-    let lease = port.catalog.enlist_proxy(&other, Duration::from_secs(600)).await.unwrap();
+    let lease = port.catalog.fleet().enlist(&other, Duration::from_secs(600)).await.unwrap();
     let ack = Ack {
         proxy: other.id.clone(),
         database: database.clone(),
@@ -1029,12 +1029,12 @@ async fn clients_of_another_proxy_keep_a_database_from_being_quarantined_which_r
         stall: None,
         at: UnixMillis::now(),
     };
-    port.catalog.put_ack(&ack, lease.id).await.unwrap();
+    port.catalog.fleet().acknowledge(&ack, lease.id).await.unwrap();
     let command = "QUARANTINE DATABASE shop REASON 'not used'";
     let error = refused(&admin, command).await;
     let told = (error.code().code(), error.detail());
     assert_eq!(told, ("55006", Some("They are: 2 connections of proxy \"other\".")));
-    port.catalog.delete_ack(&other.id, &database).await.unwrap();
+    port.catalog.fleet().delete_ack(&other.id, &database).await.unwrap();
 
     let routes = RouteTable::new(1);
     let follower = Follower::start(

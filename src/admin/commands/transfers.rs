@@ -102,7 +102,7 @@ async fn run(
     let id = find::database(cluster, name).await?.value.id;
     let key = keys::database(&id);
     for _ in 0..ATTEMPTS_MAX {
-        let Some(known) = cluster.catalog().database(&id).await? else {
+        let Some(known) = cluster.catalog().databases().get(&id).await? else {
             return Err(StoreError::Missing { key }.into());
         };
         let mut value = known.value.clone();
@@ -111,7 +111,7 @@ async fn run(
         let catalog = cluster.recording(caller);
         let mut batch = catalog.databases().changing(catalog.batch(), known.revision, &value).await?;
         if let Some(team) = team {
-            match catalog.team(&team).await? {
+            match catalog.teams().get(&team).await? {
                 Some(record) => batch = batch.refer_to(keys::team(&team), &record),
                 None => return Err(find::unknown_team(cluster, team.as_str()).await?),
             }

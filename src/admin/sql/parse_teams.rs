@@ -1,9 +1,9 @@
 //! The productions of CREATE, ALTER and DROP TEAM, and of the transfer of a database to another team.
 
-use crate::admin::{ErrorKind, SyntaxError};
 use crate::admin::parser::Parser;
 use crate::admin::sql::values;
 use crate::admin::statement::{AlterTeam, CreateTeam, DropTeam, RejectTransfer, Statement, Transfer};
+use crate::admin::{ErrorKind, SyntaxError};
 use crate::model::DatabaseName;
 
 const CONTACT: &str = "where the team is reached";
