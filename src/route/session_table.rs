@@ -19,7 +19,7 @@ use crossbeam_utils::CachePadded;
 
 use super::change_notifier::{ChangeNotifier, Urgency};
 use super::clock::{Activity, Clock, Doing, Moment};
-use super::consumers::{Consumer, Consumers};
+use super::consumers::{Consumer, Consumers, Use};
 use super::counters::{Counter, CounterSet, Counters, Totals};
 use super::lent::{Borrower, Lent, LentFacts, LentRow};
 use crate::model::{Epoch, Latencies, Peer, Pinned, UnixMillis};
@@ -85,6 +85,13 @@ pub struct SessionFacts {
     pub entrance: Entrance,
 }
 
+impl SessionFacts {
+    fn as_use(&self) -> Use<'_> {
+        let SessionFacts { role, application_name, client, connected_at, .. } = self;
+        Use { role, application_name, client: *client, since: *connected_at }
+    }
+}
+
 /// One row of SHOW SESSIONS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRow {
@@ -147,7 +154,7 @@ struct Inner {
     members: BTreeMap<u64, Box<SessionEntry>>,
     /// Pooled connections, which serve one member after the other.
     lent: BTreeMap<u64, Lent>,
-    /// Those of the members, and of earlier ones.
+    /// Those that have left.
     consumers: Consumers,
     next: u64,
 }
@@ -232,7 +239,6 @@ impl SessionTable {
         let readiness = Readiness::Behind;
         let (session, counters) = (facts.session, self.counters.of(facts.worker));
         counters.add(Counter::Logins, 1);
-        inner.consumers.came(&facts.role, &facts.application_name, facts.client, facts.connected_at);
         inner.members.insert(
             entry,
             Box::new(SessionEntry {
@@ -290,7 +296,8 @@ impl SessionTable {
 
     /// The rows of SHOW CONSUMERS.
     pub fn consumers(&self, now: UnixMillis) -> Vec<Consumer> {
-        self.inner().consumers.rows(now)
+        let inner = self.inner();
+        inner.consumers.rows(inner.entries().map(|entry| entry.facts.as_use()), now)
     }
 
     /// Sessions with a server connection of another generation, and the number of idle connections of another
@@ -356,28 +363,10 @@ impl SessionTable {
         self.settle(inner, before, after);
     }
 
-    fn rename(&self, entry: u64, application_name: String) {
-        let mut inner = self.inner();
-        let Inner { members, consumers, .. } = &mut *inner;
-        let Some(SessionEntry { facts, .. }) = members.get_mut(&entry).map(|entry| &mut **entry) else {
-            return;
-        };
-        if facts.application_name == application_name {
-            return;
-        }
-        let now = UnixMillis::now();
-        consumers.left(&facts.role, &facts.application_name, facts.client, now);
-        consumers.came(&facts.role, &application_name, facts.client, now);
-        facts.application_name = application_name;
-        drop(inner);
-        self.notify(Urgency::Soon);
-    }
-
     fn leave(&self, entry: u64) {
         let mut inner = self.inner();
         let Some(entry) = inner.members.remove(&entry) else { return };
-        let SessionFacts { role, application_name, client, .. } = &entry.facts;
-        inner.consumers.left(role, application_name, *client, UnixMillis::now());
+        inner.consumers.left(entry.facts.as_use(), UnixMillis::now());
         let before = entry.satisfies(inner.order_target);
         self.settle(inner, before, true);
     }
@@ -523,7 +512,7 @@ impl SessionHandle {
     }
 
     pub fn set_application_name(&self, name: String) {
-        self.session_table.rename(self.entry, name);
+        self.session_table.change(self.entry, |entry| entry.facts.application_name = name);
     }
 
     /// A store to the session's own memory, and additions to the worker's counters: cheap enough for every

@@ -177,7 +177,7 @@ commands! {
         "What happened to a database, oldest first.";
     SHOW_CONSUMERS: Process Look "SHOW", "SHOW CONSUMERS name" => Consumers consumers::show_consumers(name: DatabaseName) with cluster,
         ["role", "application_name", "address", "first_seen", "last_seen", "connections" Int4],
-        "The clients that use a database by role, application and address, as this process has seen them since its start: when first, \
+        "The clients that use a database by role, application (as it is called now, or was when it left) and address, as this process has seen them since its start: when first, \
          when last (of those that are connected: now), and their connections now. At most 500 for a database; a new one takes the place of \
          the one that left the longest ago.";
     CREATE_DATABASE: Cluster Change "CREATE DATABASE",
