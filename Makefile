@@ -50,7 +50,7 @@ versions: setup ## databases of everything odd, from each installed major to eac
 
 chaos: setup ## kill -9 at every record of a move, and on both sides of every commit of every command; 15 minutes
 	FREEHOLD_CHAOS=all $(CARGO) test --locked --test crash --test one_change -- --nocapture
-	FREEHOLD_CHAOS=all $(CARGO) test --locked --test moves crashes:: -- --nocapture
+	FREEHOLD_CHAOS=all $(CARGO) test --locked --test moves -- --nocapture crashes:: aborts::
 
 fmt: ## formats the sources
 	$(CARGO) fmt

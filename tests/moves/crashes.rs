@@ -6,7 +6,7 @@ use freehold::model::{MovePhase, MoveStep, MoveWish};
 
 use crate::clients::Load;
 use crate::stage::Stage;
-use crate::{assert_clean, is_whole};
+use crate::{assert_clean, some_of};
 
 /// Around every step.
 const AROUND: [CrashPoint; 4] = [
@@ -15,11 +15,6 @@ const AROUND: [CrashPoint; 4] = [
     CrashPoint::BEFORE_OUTCOME,
     CrashPoint::AFTER_OUTCOME,
 ];
-/// All of them with `make chaos`; otherwise every second one, which others are in `tests/crash.rs`.
-fn some_of(points: impl Iterator<Item = CrashPoint>) -> impl Iterator<Item = CrashPoint> {
-    points.step_by(if is_whole() { 1 } else { 2 })
-}
-
 /// Inside a cutover, before and after the compare-and-swap.
 const INSIDE: [CrashPoint; 7] = [
     CrashPoint::Warmed,

@@ -7,7 +7,7 @@ use super::support::Admin;
 use super::{Platform, refused};
 
 /// Of each verb one that would do something.
-const CHANGES: [&str; 23] = [
+const CHANGES: [&str; 30] = [
     "PAUSE orders",
     "RESUME orders",
     "DISABLE orders",
@@ -22,6 +22,13 @@ const CHANGES: [&str; 23] = [
     "CREATE TEAM a CONTACT 'x'",
     "ALTER TEAM payments CONTACT 'x'",
     "DROP TEAM payments",
+    "DEPRECATE DATABASE orders SUNSET '2099-01-01' REASON 'none'",
+    "QUARANTINE DATABASE orders REASON 'none' ACCEPT CLIENTS",
+    "REVIVE DATABASE orders",
+    "TRANSFER DATABASE orders TO TEAM payments",
+    "ACCEPT TRANSFER OF orders",
+    "REJECT TRANSFER OF orders",
+    "CANCEL TRANSFER OF orders",
     "ALTER SYSTEM old CORDON",
     "DROP SYSTEM old",
     "ALTER DATABASE orders TIER dev",

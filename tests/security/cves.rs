@@ -248,6 +248,7 @@ async fn cve_2026_6667_one_who_may_look_can_do_nothing_else_by_any_verb() {
         }
         text.replace("name", "shop")
             .replace("'...'", "'x'")
+            .replace("YYYY-MM-DD", "2099-01-01")
             .replace(['{', '}'], "")
             .replace("number", "1")
             .replace("id", "1")
@@ -280,6 +281,14 @@ async fn cve_2026_6667_one_who_may_look_can_do_nothing_else_by_any_verb() {
         "CANCEL MOVE 1",
         "ALTER DATABASE shop TIER dev",
         "ALTER TEAM payments CONTACT 'y'",
+        "DROP TEAM payments",
+        "DEPRECATE DATABASE shop SUNSET '2099-01-01' REASON 'x'",
+        "QUARANTINE DATABASE shop REASON 'x' ACCEPT CLIENTS",
+        "REVIVE DATABASE shop",
+        "TRANSFER DATABASE shop TO TEAM payments",
+        "ACCEPT TRANSFER OF shop",
+        "REJECT TRANSFER OF shop",
+        "CANCEL TRANSFER OF shop",
         "ALTER SYSTEM one CORDON",
         "ADOPT DATABASE shop ON SYSTEM one OWNER payments PURPOSE 'A purpose that is long enough'",
         "SHOW POOLS; KILL shop",
