@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use freehold::lab::{Major, Majors, free_ports};
 
 /// Longer than the load that the README starts, and what it does before and after.
-const ENDS_WITHIN_S: u32 = 200;
+const ENDS_WITHIN_S: u32 = 260;
 
 /// What a person does without being told: ends what was started, and types no faster than a server starts.
 const PRELUDE: &str = "set -e -m -o pipefail
