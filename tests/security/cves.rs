@@ -262,41 +262,43 @@ async fn cve_2026_6667_one_who_may_look_can_do_nothing_else_by_any_verb() {
         refused += usize::from(code == "42501");
     }
     assert!(refused >= 8, "{refused} of {} were understood", help.len());
-    for command in [
-        "KILL",
-        "KILL shop",
-        "KILL_CLIENT 1",
-        "PAUSE",
-        "PAUSE shop",
-        "RESUME",
-        "DISABLE shop",
-        "ENABLE shop",
-        "RECONNECT",
-        "WAIT_CLOSE",
-        "RELOAD",
-        "SHUTDOWN",
-        "SHUTDOWN WAIT_FOR_SERVERS",
-        "SHUTDOWN WAIT_FOR_CLIENTS",
-        "UNDO MOVE 1",
-        "CANCEL MOVE 1",
-        "ALTER DATABASE shop TIER dev",
-        "ALTER TEAM payments CONTACT 'y'",
-        "DROP TEAM payments",
-        "DEPRECATE DATABASE shop SUNSET '2099-01-01' REASON 'x'",
-        "QUARANTINE DATABASE shop REASON 'x' ACCEPT CLIENTS",
-        "REVIVE DATABASE shop",
-        "TRANSFER DATABASE shop TO TEAM payments",
-        "ACCEPT TRANSFER OF shop",
-        "REJECT TRANSFER OF shop",
-        "CANCEL TRANSFER OF shop",
-        "ALTER SYSTEM one CORDON",
-        "ADOPT DATABASE shop ON SYSTEM one OWNER payments PURPOSE 'A purpose that is long enough'",
-        "SHOW POOLS; KILL shop",
-        "/* SHOW */ KILL shop",
-        "kill \"shop\"",
-    ] {
+    for command in CHANGES.iter().copied() {
         let error = looker.try_run(command).await.expect_err(command);
         assert_eq!(error.code().unwrap().code(), "42501", "{command}: {error:?}");
     }
     staying.simple_query("SELECT 1").await.unwrap();
 }
+
+const CHANGES: &[&str] = &[
+    "KILL",
+    "KILL shop",
+    "KILL_CLIENT 1",
+    "PAUSE",
+    "PAUSE shop",
+    "RESUME",
+    "DISABLE shop",
+    "ENABLE shop",
+    "RECONNECT",
+    "WAIT_CLOSE",
+    "RELOAD",
+    "SHUTDOWN",
+    "SHUTDOWN WAIT_FOR_SERVERS",
+    "SHUTDOWN WAIT_FOR_CLIENTS",
+    "UNDO MOVE 1",
+    "CANCEL MOVE 1",
+    "ALTER DATABASE shop TIER dev",
+    "ALTER TEAM payments CONTACT 'y'",
+    "DROP TEAM payments",
+    "DEPRECATE DATABASE shop SUNSET '2099-01-01' REASON 'x'",
+    "QUARANTINE DATABASE shop REASON 'x' ACCEPT CLIENTS",
+    "REVIVE DATABASE shop",
+    "TRANSFER DATABASE shop TO TEAM payments",
+    "ACCEPT TRANSFER OF shop",
+    "REJECT TRANSFER OF shop",
+    "CANCEL TRANSFER OF shop",
+    "ALTER SYSTEM one CORDON",
+    "ADOPT DATABASE shop ON SYSTEM one OWNER payments PURPOSE 'A purpose that is long enough'",
+    "SHOW POOLS; KILL shop",
+    "/* SHOW */ KILL shop",
+    "kill \"shop\"",
+];

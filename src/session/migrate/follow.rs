@@ -19,9 +19,9 @@
 //! did nothing unknown since is not asked, and a twin that is up to date gets nothing to do. Everything that
 //! takes longer runs beside the session ([`TwinState`]), and questions of many sessions come one after the
 //! other ([`QueuedPermit`]). What the database's functions do is read before all of that, once, on a
-//! connection that no client has ([`HintsReader`](super::hints_reader::HintsReader)). The switch itself only exchanges the connection; sessions with a waiting client
-//! come first, and the old connections are closed little by little
-//! ([`ClosingConnections`](super::closing::ClosingConnections)). Where the new server
+//! connection that no client has ([`HintsReader`](super::hints_reader::HintsReader)). The switch itself only
+//! exchanges the connection; sessions with a waiting client come first, and the old connections are closed
+//! little by little ([`ClosingConnections`](super::closing::ClosingConnections)). Where the new server
 //! reports a setting differently (`server_version`, for one), the client gets a ParameterStatus, as after any
 //! change of a setting: hiding it would make a driver speak to the wrong version.
 
