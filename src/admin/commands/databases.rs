@@ -3,6 +3,7 @@
 use super::context::{Caller, Cluster};
 use super::find;
 use super::operations::refuse_changing;
+use super::reason::history;
 use super::teams::{example_team, purpose_fault};
 use super::transfer_error::TransferError;
 use crate::admin::answer::Answer;
@@ -104,8 +105,7 @@ pub(in crate::admin) async fn alter_database(
         );
         return Err(AdminError::PurposeRequired { why, command });
     }
-    let entry =
-        HistoryEntry { at: cluster.now(), who: caller.who.clone(), what: altered(alter), epoch: None };
+    let entry = history(cluster, caller, altered(alter));
     let change = |record: &mut DatabaseRecord| {
         if let Some(purpose) = &alter.purpose {
             purpose.trim().clone_into(&mut record.purpose);

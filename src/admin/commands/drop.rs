@@ -2,6 +2,7 @@
 //! ([`crate::control::lifecycle::drop`]).
 
 use super::context::{Caller, Cluster};
+use super::reason::stated;
 use super::{databases, find, operations};
 use crate::admin::answer::{Answer, row};
 use crate::admin::commands;
@@ -20,7 +21,7 @@ pub(in crate::admin) async fn drop_database(
     let known = find::database(cluster, &drop.name).await?;
     let database = &known.value;
     let confirmed = drop.confirm.as_deref() == Some(drop.name.as_str());
-    let reason = drop.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty());
+    let reason = stated(drop.reason.as_deref());
     let (true, Some(reason)) = (confirmed, reason) else {
         let (name, confirm) = (identifier(drop.name.as_str()), literal(drop.name.as_str()));
         let command =

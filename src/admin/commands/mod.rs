@@ -18,6 +18,7 @@ pub(in crate::admin) mod moves;
 mod operations;
 mod pause;
 mod process;
+mod reason;
 mod reconnect;
 pub(in crate::admin) mod systems;
 mod team_error;

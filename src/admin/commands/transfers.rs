@@ -18,6 +18,7 @@
 
 use super::context::{Caller, Cluster};
 use super::find;
+use super::reason::{because, history, stated};
 use super::transfer_error::TransferError;
 use crate::admin::answer::Answer;
 use crate::admin::commands::{self, Command};
@@ -26,9 +27,7 @@ use crate::admin::statement::{RejectTransfer, Transfer};
 use crate::catalog::store::StoreError;
 use crate::catalog::typed::ATTEMPTS_MAX;
 use crate::catalog::{Swap, keys};
-use crate::model::{
-    DatabaseName, DatabaseRecord, HistoryEntry, Lifecycle, TeamName, Terms, TransferOffer, UnixMillis,
-};
+use crate::model::{DatabaseName, DatabaseRecord, Lifecycle, TeamName, Terms, TransferOffer, UnixMillis};
 
 pub(in crate::admin) async fn transfer(
     cluster: &Cluster,
@@ -107,7 +106,7 @@ async fn run(
         };
         let mut value = known.value.clone();
         let (team, what) = change(&mut value)?;
-        value.history.push(HistoryEntry { at: cluster.now(), who: caller.who.clone(), what, epoch: None });
+        value.history.push(history(cluster, caller, what));
         let catalog = cluster.recording(caller);
         let mut batch = catalog.databases().changing(catalog.batch(), known.revision, &value).await?;
         if let Some(team) = team {
@@ -169,13 +168,4 @@ fn taken(record: &mut DatabaseRecord, now: UnixMillis) -> Result<TransferOffer, 
 fn ended(record: &mut DatabaseRecord) -> Result<TransferOffer, TransferError> {
     let taken = record.offer.take();
     taken.ok_or_else(|| TransferError::NotOffered { database: record.name.to_string() })
-}
-
-/// A text that says something.
-fn stated(text: Option<&str>) -> Option<&str> {
-    text.map(str::trim).filter(|text| !text.is_empty())
-}
-
-fn because(reason: Option<&str>) -> String {
-    reason.map_or_else(String::new, |reason| format!(": {reason}"))
 }

@@ -16,6 +16,7 @@ use super::context::{Caller, Cluster, Local};
 use super::databases::refuse_moving;
 use super::find;
 use super::operations::refuse_changing;
+use super::reason::{because, history, stated};
 use super::transition_error::TransitionError;
 use crate::admin::answer::Answer;
 use crate::admin::commands;
@@ -23,7 +24,7 @@ use crate::admin::error::{AdminError, identifier, literal};
 use crate::admin::statement::{Clients, Deprecate, Quarantine, Revive};
 use crate::catalog::store::StoreError;
 use crate::error::{Severity, SqlState};
-use crate::model::{DatabaseId, DatabaseName, DatabaseRecord, Date, HistoryEntry, Lifecycle};
+use crate::model::{DatabaseId, DatabaseName, DatabaseRecord, Date, Lifecycle};
 use crate::route::Consumer;
 
 /// How long a client that has left keeps its database from being quarantined.
@@ -116,7 +117,7 @@ pub(in crate::admin) async fn revive(
 ) -> Result<Answer, AdminError> {
     let database = find::database(cluster, &revive.name).await?.value;
     let reason = stated(revive.reason.as_deref());
-    let because = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+    let because = because(reason);
     let change = |record: &mut DatabaseRecord| {
         let can_be_revived =
             |state: &Lifecycle| matches!(state, Lifecycle::Deprecated { .. } | Lifecycle::Quarantined { .. });
@@ -257,13 +258,4 @@ fn refuse_unless(
             Err(TransitionError::WrongState { database, state, action }.into())
         }
     }
-}
-
-/// A text that says something.
-fn stated(text: Option<&str>) -> Option<&str> {
-    text.map(str::trim).filter(|text| !text.is_empty())
-}
-
-fn history(cluster: &Cluster, caller: &Caller, what: String) -> HistoryEntry {
-    HistoryEntry { at: cluster.now(), who: caller.who.clone(), what, epoch: None }
 }

@@ -31,12 +31,7 @@ fn deprecate(parser: &mut Parser) -> Result<Statement, SyntaxError> {
 
 fn revive(parser: &mut Parser) -> Result<Statement, SyntaxError> {
     let name = values::database(parser)?;
-    let mut reason = None;
-    parser.clauses(&["REASON"], |parser, _| {
-        reason = Some(parser.text("a reason")?);
-        Ok(())
-    })?;
-    Ok(Statement::Revive(Revive { name, reason }))
+    Ok(Statement::Revive(Revive { name, reason: values::reason(parser)? }))
 }
 
 fn quarantine(parser: &mut Parser) -> Result<Statement, SyntaxError> {

@@ -58,7 +58,7 @@ pub(in crate::admin) fn alter_team(parser: &mut Parser) -> Result<Statement, Syn
 
 pub(in crate::admin) fn drop_team(parser: &mut Parser) -> Result<Statement, SyntaxError> {
     let name = values::team(parser)?;
-    Ok(Statement::DropTeam(DropTeam { name, reason: reason(parser)? }))
+    Ok(Statement::DropTeam(DropTeam { name, reason: values::reason(parser)? }))
 }
 
 /// Parses what follows the verb.
@@ -72,7 +72,7 @@ pub(in crate::admin) fn transfer_verb(parser: &mut Parser, verb: &str) -> Result
         _ => {
             parser.expect("TRANSFER")?;
             let name = offered_database(parser)?;
-            Ok(Statement::RejectTransfer(RejectTransfer { name, reason: reason(parser)? }))
+            Ok(Statement::RejectTransfer(RejectTransfer { name, reason: values::reason(parser)? }))
         }
     }
 }
@@ -82,21 +82,11 @@ fn transfer(parser: &mut Parser) -> Result<Statement, SyntaxError> {
     let name = values::database(parser)?;
     parser.expect("TO")?;
     let team = values::owner(parser)?;
-    Ok(Statement::Transfer(Transfer { name, team, reason: reason(parser)? }))
+    Ok(Statement::Transfer(Transfer { name, team, reason: values::reason(parser)? }))
 }
 
 /// After TRANSFER: `OF name`.
 pub(in crate::admin) fn offered_database(parser: &mut Parser) -> Result<DatabaseName, SyntaxError> {
     parser.expect("OF")?;
     values::database(parser)
-}
-
-/// `[REASON 'text']`, up to the end of the statement.
-fn reason(parser: &mut Parser) -> Result<Option<String>, SyntaxError> {
-    let mut reason = None;
-    parser.clauses(&["REASON"], |parser, _| {
-        reason = Some(parser.text("a reason")?);
-        Ok(())
-    })?;
-    Ok(reason)
 }

@@ -162,6 +162,16 @@ pub(in crate::admin) fn absolute_path(parser: &mut Parser) -> Result<String, Syn
     }
 }
 
+/// `[REASON 'text']`, up to the end of the statement.
+pub(in crate::admin) fn reason(parser: &mut Parser) -> Result<Option<String>, SyntaxError> {
+    let mut reason = None;
+    parser.clauses(&["REASON"], |parser, _| {
+        reason = Some(parser.text("a reason")?);
+        Ok(())
+    })?;
+    Ok(reason)
+}
+
 /// `'2027-03-01'`
 pub(in crate::admin) fn date(parser: &mut Parser) -> Result<Date, SyntaxError> {
     let span = parser.span();
