@@ -17,8 +17,8 @@ pub(in crate::admin) async fn database(
     match cluster.catalog().databases().named(name).await? {
         Some(database) => Ok(database),
         None => {
-            let known = living(cluster, |_| true).await?;
-            Err(unknown_database(name, known.iter().map(String::as_str)))
+            let known = living(cluster).await?;
+            Err(unknown_database(name, known.iter().map(|database| database.name.as_str())))
         }
     }
 }
@@ -45,14 +45,11 @@ pub(in crate::admin) async fn databases(
     }
 }
 
-/// Names of databases that are not deleted.
-pub(in crate::admin) async fn living(
-    cluster: &Cluster,
-    wanted: impl Fn(&DatabaseRecord) -> bool,
-) -> Result<Vec<String>, AdminError> {
-    let all = cluster.catalog().databases().list().await?.into_values();
-    let living = all.into_iter().filter(|database| !matches!(database.lifecycle, Lifecycle::Deleted { .. }));
-    Ok(living.filter(|database| wanted(database)).map(|database| database.name.to_string()).collect())
+/// The databases that are not deleted.
+pub(in crate::admin) async fn living(cluster: &Cluster) -> Result<Vec<DatabaseRecord>, AdminError> {
+    let mut databases = cluster.catalog().databases().list().await?.into_values();
+    databases.retain(|database| !matches!(database.lifecycle, Lifecycle::Deleted { .. }));
+    Ok(databases)
 }
 
 pub(in crate::admin) async fn system(

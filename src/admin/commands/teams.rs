@@ -126,10 +126,13 @@ pub(in crate::admin) async fn drop_team(
         let Some(team) = cluster.catalog().teams().get(name).await? else {
             return Err(find::unknown_team(cluster, name.as_str()).await?);
         };
-        let databases = find::living(cluster, |database| database.owner == *name).await?;
-        let is_offered =
-            |database: &DatabaseRecord| database.offer.as_ref().is_some_and(|offer| offer.to == *name);
-        let offers = find::living(cluster, is_offered).await?;
+        let living = find::living(cluster).await?;
+        let names = |wanted: &dyn Fn(&DatabaseRecord) -> bool| -> Vec<String> {
+            let wanted = living.iter().filter(|database| wanted(database));
+            wanted.map(|database| database.name.to_string()).collect()
+        };
+        let databases = names(&|database| database.owner == *name);
+        let offers = names(&|database| database.offer.as_ref().is_some_and(|offer| offer.to == *name));
         let teams = cluster.catalog().teams().list().await?.into_values().into_iter();
         let children = teams.filter(|team| team.parent.as_ref() == Some(name));
         let children: Vec<String> = children.map(|team| team.name.to_string()).collect();

@@ -5,7 +5,7 @@ use crate::admin::context::Cluster;
 use crate::admin::error::AdminError;
 use crate::admin::find;
 use crate::admin::systems::version;
-use crate::model::{DatabaseName, DatabaseRecord, Lifecycle, SystemName, TeamName};
+use crate::model::{DatabaseName, DatabaseRecord, SystemName, TeamName};
 
 /// Entries of the audit trail that are shown.
 const AUDIT_ROWS_MAX: usize = 1_000;
@@ -35,8 +35,7 @@ pub(in crate::admin) async fn show_systems(cluster: &Cluster) -> Result<Vec<Row>
 }
 
 pub(in crate::admin) async fn show_teams(cluster: &Cluster) -> Result<Vec<Row>, AdminError> {
-    let mut databases = cluster.catalog().databases().list().await?.into_values();
-    databases.retain(|database| !matches!(database.lifecycle, Lifecycle::Deleted { .. }));
+    let databases = find::living(cluster).await?;
     let owned_by = |team: &TeamName| databases.iter().filter(|database| database.owner == *team).count();
     let teams = cluster.catalog().teams().list().await?.into_values();
     let rows = teams.iter().map(|team| {

@@ -17,8 +17,7 @@ pub(in crate::admin) async fn show_databases(
     cluster: &Cluster,
 ) -> Result<Vec<Row>, AdminError> {
     let routes = cluster.catalog().routes().list().await?.into_values();
-    let mut databases = cluster.catalog().databases().list().await?.into_values();
-    databases.retain(|database| !matches!(database.lifecycle, Lifecycle::Deleted { .. }));
+    let mut databases = find::living(cluster).await?;
     databases.sort_by(|a, b| a.name.cmp(&b.name));
     let rows = databases.iter().map(|database| {
         let route = routes.iter().find(|route| route.database == database.id);

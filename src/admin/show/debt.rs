@@ -3,7 +3,6 @@
 use crate::admin::answer::{Row, row};
 use crate::admin::context::Cluster;
 use crate::admin::error::{AdminError, identifier, literal};
-use crate::catalog::store::StoreError;
 use crate::model::{DatabaseRecord, Date, Due, TransferOffer, UnixMillis};
 
 /// Since when, what, and what ends it.
@@ -13,12 +12,14 @@ pub(in crate::admin) async fn show_debt(cluster: &Cluster) -> Result<Vec<Row>, A
     let now = cluster.now();
     let mut databases = cluster.catalog().databases().list().await?.into_values();
     databases.retain(|database| database.dropping.is_none());
+    let teams = cluster.catalog().teams().list().await?.into_values();
     let mut overdue: Vec<(Date, Row)> = Vec::new();
     for database in &databases {
         let due = database.lifecycle.due(now).map(|due| debt(database, due));
         let unanswered = database.offer.as_ref().and_then(|offer| unanswered(database, offer, now));
         for (since, debt, cure) in due.into_iter().chain(unanswered) {
-            let contact = contact(cluster, database).await?;
+            let owner = teams.iter().find(|team| team.name == database.owner);
+            let contact = owner.map(|team| team.contact.as_str());
             let row = row![&database.name, &database.owner, contact, debt, since.to_string(), cure];
             overdue.push((since, row));
         }
@@ -55,8 +56,4 @@ fn debt(database: &DatabaseRecord, due: Due) -> Debt {
             (since, "its quarantine is over, and nothing is decided".to_owned(), cure)
         }
     }
-}
-
-async fn contact(cluster: &Cluster, database: &DatabaseRecord) -> Result<Option<String>, StoreError> {
-    Ok(cluster.catalog().teams().get(&database.owner).await?.map(|team| team.value.contact))
 }

@@ -25,7 +25,7 @@ pub(in crate::admin) async fn show_lists(local: &Local, cluster: &Cluster) -> Re
     let clients: usize = routes.iter().map(|route| route.session_table().len()).sum();
     let servers: usize = routes.iter().map(|route| route.session_table().server_connections()).sum();
     let rows = vec![
-        row!["databases", find::living(cluster, |_| true).await?.len()],
+        row!["databases", find::living(cluster).await?.len()],
         row!["users", users(local).len()],
         row!["peers", "0"],
         row!["pools", pools(&routes).len()],
