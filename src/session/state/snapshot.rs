@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 
 use super::hints::{self, ALL_DEFINITIONS, DEFINITIONS};
 use super::lock_counts::key_of_row;
@@ -23,7 +23,7 @@ use super::shape::CHANGES;
 use super::{AdvisoryLock, Hints, HintsCell, PreparedStatement, SessionState, StateTracker, TypeName};
 use crate::backend::ServerConnection;
 use crate::session::scan;
-use crate::wire::message::frontend::{self, tag};
+use crate::wire::message::frontend;
 
 /// Takes the state of the session at a boundary, in one round trip; in two for the first session of a
 /// database, which fills `hints`.
@@ -115,9 +115,7 @@ async fn ask(
     let mut batch = BytesMut::with_capacity(sql.len() + unnamed.map_or(0, <[u8]>::len) + 32);
     frontend::query(&mut batch, sql);
     if let Some(body) = unnamed {
-        batch.put_u8(tag::PARSE);
-        batch.put_i32(i32::try_from(body.len() + 4).unwrap_or(i32::MAX));
-        batch.put_slice(body);
+        frontend::parse_again(&mut batch, body);
         frontend::sync(&mut batch);
     }
     let reply = connection.run_each(&batch).await?.into_iter().next().unwrap_or_default();

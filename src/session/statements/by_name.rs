@@ -77,19 +77,10 @@ impl OwnNames {
     }
 }
 
-/// What the server is to have under a name that a text uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    /// The client's statement.
-    Statement,
-    /// Any: it is there to be deallocated, or in the way.
-    Any,
-}
-
-/// What a text that uses a name wants under it. Other uses of the same name in the text count.
-fn wanted(name: &[u8], uses: &[StatementUse]) -> Wanted {
-    let is_executed = |named: &StatementUse| *named.name == *name && named.does == NamedUse::Executes;
-    if uses.iter().any(is_executed) { Wanted::Statement } else { Wanted::Any }
+/// Whether a text runs the statement of this name. Otherwise any statement will do under it: it is there to be
+/// deallocated, or in the way.
+fn is_executed(name: &[u8], uses: &[StatementUse]) -> bool {
+    uses.iter().any(|named| *named.name == *name && named.does == NamedUse::Executes)
 }
 
 /// A Parse that makes the client's statement under the client's name.
@@ -117,14 +108,14 @@ impl Statements {
                 _ if *does == NamedUse::DeallocatesAll => {}
                 None if has.is_some() => self.close_own(name, exchange),
                 None => {}
-                Some(_) if has.is_some() && wanted(name, uses) == Wanted::Any => {}
+                Some(_) if has.is_some() && !is_executed(name, uses) => {}
                 Some(known) if has == Some(OwnText::Of(known.key)) => {}
                 Some(known) => {
                     if has.is_some() {
                         self.close_own(name, exchange);
                     }
-                    let is_executed = wanted(name, uses) == Wanted::Statement;
-                    self.make_own(name, Some(&*known).filter(|_| is_executed), exchange);
+                    let text = Some(&*known).filter(|_| is_executed(name, uses));
+                    self.make_own(name, text, exchange);
                 }
             }
         }
