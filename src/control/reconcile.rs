@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::catalog::store::{Revision, StoreError};
 use crate::catalog::{Catalog, Change, Changes, Swap, Trail, Versioned, keys};
@@ -40,13 +40,7 @@ const WHO: &str = "freehold";
 /// The task; ends when dropped.
 #[derive(Debug)]
 pub struct Reconciler {
-    task: JoinHandle<()>,
-}
-
-impl Drop for Reconciler {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    _task: AbortOnDropHandle<()>,
 }
 
 impl Reconciler {
@@ -55,7 +49,7 @@ impl Reconciler {
     pub async fn start(catalog: Catalog, clock: Clock) -> Reconciler {
         let reconcile = Reconcile { catalog, clock };
         let seen = reconcile.everything(When::Start).await;
-        Reconciler { task: tokio::spawn(reconcile.follow(seen)) }
+        Reconciler { _task: AbortOnDropHandle::new(tokio::spawn(reconcile.follow(seen))) }
     }
 }
 

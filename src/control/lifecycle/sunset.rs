@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, Change, Changes, ListWatch, Trail, keys};
@@ -38,13 +38,7 @@ const WHO: &str = "freehold";
 /// The task; ends when dropped.
 #[derive(Debug)]
 pub struct SunsetWatch {
-    task: JoinHandle<()>,
-}
-
-impl Drop for SunsetWatch {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    _task: AbortOnDropHandle<()>,
 }
 
 impl SunsetWatch {
@@ -53,7 +47,7 @@ impl SunsetWatch {
     pub async fn start(catalog: Catalog, clock: Clock) -> SunsetWatch {
         let mut sunsets = Sunsets { catalog, clock, deprecated: BTreeMap::new() };
         let first = sunsets.begin().await;
-        SunsetWatch { task: tokio::spawn(sunsets.run(first)) }
+        SunsetWatch { _task: AbortOnDropHandle::new(tokio::spawn(sunsets.run(first))) }
     }
 }
 

@@ -35,8 +35,8 @@ use arc_swap::ArcSwap;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use self::answers::Answers;
 use crate::catalog::store::{Revision, StoreError};
@@ -63,13 +63,7 @@ pub struct LoginSync {
     wanted: Arc<Notify>,
     doubts: Arc<Notify>,
     asker: Asker,
-    task: JoinHandle<()>,
-}
-
-impl Drop for LoginSync {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    _task: AbortOnDropHandle<()>,
 }
 
 impl LoginSync {
@@ -83,8 +77,8 @@ impl LoginSync {
         let (asker, questions) = questions::channel();
         let rounds = SyncPass::new(catalog, settings);
         let asked = Asked { wanted: Arc::clone(&wanted), doubts: Arc::clone(&doubts), questions };
-        let task = tokio::spawn(keep(rounds, interval, asked));
-        LoginSync { wanted, doubts, asker, task }
+        let task = AbortOnDropHandle::new(tokio::spawn(keep(rounds, interval, asked)));
+        LoginSync { wanted, doubts, asker, _task: task }
     }
 
     /// Reads soon, without waiting for the interval.
