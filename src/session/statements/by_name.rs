@@ -77,8 +77,8 @@ impl OwnNames {
     }
 }
 
-/// Whether a text runs the statement of this name. Otherwise any statement will do under it: it is there to be
-/// deallocated, or in the way.
+/// Whether a text runs the statement of this name. Otherwise any statement will do under it: the text
+/// deallocates it, or makes another one.
 fn is_executed(name: &[u8], uses: &[StatementUse]) -> bool {
     uses.iter().any(|named| *named.name == *name && named.does == NamedUse::Executes)
 }
