@@ -67,17 +67,17 @@ fn exchange(c: &mut Criterion) {
 fn state(c: &mut Criterion) {
     let sql = b"SELECT abalance FROM pgbench_accounts WHERE aid = 4711;\0";
     c.bench_function("state: a simple query is looked at", |b| {
-        let mut tracker = StateTracker::new();
+        let mut tracker = StateTracker::default();
         b.iter(|| {
             tracker.on_query(black_box(sql));
-            tracker.on_command_complete(b"SELECT 1\0");
+            tracker.notes_mut().on_command_complete(b"SELECT 1\0");
             tracker.on_ready(TransactionStatus::Idle);
         });
     });
     let mut parse = BytesMut::new();
     frontend::parse(&mut parse, b"", &sql[..sql.len() - 1], &[]);
     c.bench_function("state: an unnamed statement is kept", |b| {
-        let mut tracker = StateTracker::new();
+        let mut tracker = StateTracker::default();
         b.iter(|| tracker.on_parse(black_box(&parse[5..])));
     });
 }

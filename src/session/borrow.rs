@@ -57,7 +57,7 @@ impl Session {
                     self.arrive(&record);
                     self.relay.attach(lease);
                     if prepared_again {
-                        self.relay.tracker.on_restored();
+                        self.relay.tracker.execution_mut().restored();
                     }
                     return Ok(());
                 }
@@ -160,7 +160,7 @@ impl Session {
         if taken.is_ok() {
             self.relay.follow_definitions();
         }
-        let changes = if taken.is_ok() { self.relay.tracker.take_changes() } else { None };
+        let changes = if taken.is_ok() { self.relay.tracker.notes_mut().take_changes() } else { None };
         let Backend::Pooled(client) = &mut self.relay.backend else { return Ok(()) };
         client.asks_again = taken.is_err();
         match taken {
@@ -185,7 +185,7 @@ impl Session {
             return Ok(());
         }
         let current_target = client.current_target();
-        while !self.relay.detach_settled() && self.relay.tracker.freshness() <= Freshness::Unnamed {
+        while !self.relay.detach_settled() && self.relay.tracker.state().freshness() <= Freshness::Unnamed {
             current_target.carried_out().await;
             if self.relay.exchange.rest() != Rest::Settled {
                 return Err(Ending::ServerVanished);

@@ -58,11 +58,7 @@ const CIRCLES: &[(&str, &str, &str)] = &[
     ("system/own_roles", "system/roles", "roles of the platform, among those of a system"),
 ];
 
-/// Types with more methods: their module, their name, how many they have, and why.
-const METHODS_LEFT: &[(&str, &str, usize, &str)] =
-    &[("session", "StateTracker", 76, "one method for each message, and for each question about the state")];
-
-/// The same for fields.
+/// Types with more fields: their module, their name, how many they have, and why.
 const FIELDS_LEFT: &[(&str, &str, usize, &str)] = &[
     ("session", "Keeping", 21, "the tables of one answer, read row by row"),
     ("system", "SystemFacts", 22, "a table of facts"),
@@ -213,7 +209,7 @@ fn no_type_has_more_methods_or_fields_than_fit_a_head() {
     }
     assert!(methods.len() > 300 && fields.len() > 300, "the types were not found");
     let wrong = [
-        oversized("methods", &methods, METHODS_MAX, METHODS_LEFT),
+        oversized("methods", &methods, METHODS_MAX, &[]),
         oversized("fields", &fields, FIELDS_MAX, FIELDS_LEFT),
     ];
     let wrong = wrong.concat();

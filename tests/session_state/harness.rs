@@ -93,7 +93,7 @@ impl Session {
         let connector = Connector::native().unwrap();
         let connection = connect(&request(from, role, startup), &connector, deadline()).await.unwrap();
         let next = request(to, role, startup);
-        Session { connection, tracker: StateTracker::new(), hints: HintsCell::default(), next }
+        Session { connection, tracker: StateTracker::default(), hints: HintsCell::default(), next }
     }
 
     /// Sends messages as a client does, and tells the tracker of both directions as a relay does.
@@ -122,16 +122,16 @@ impl Session {
     fn hear(&mut self, reply: &Reply) {
         for result in &reply.results {
             for row in &result.rows {
-                if !self.tracker.watches_rows() {
+                if !self.tracker.notes().watches_rows() {
                     break;
                 }
                 let mut message = BytesMut::new();
                 let values: Vec<Option<&[u8]>> =
                     row.iter().map(|value| value.as_ref().map(|value| value.as_bytes())).collect();
                 backend::data_row(&mut message, &values);
-                self.tracker.on_data_row(&message[HEADER_BYTES..]);
+                self.tracker.notes_mut().on_data_row(&message[HEADER_BYTES..]);
             }
-            self.tracker.on_command_complete(result.command.as_bytes());
+            self.tracker.notes_mut().on_command_complete(result.command.as_bytes());
         }
         if reply.error.is_some() {
             self.tracker.on_error();

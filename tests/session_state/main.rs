@@ -418,7 +418,7 @@ async fn a_snapshot_leaves_no_trace(pair: &Pair) {
     }
     client.prepare("", "SELECT $1::int + 1", &[]).await;
     let state = client.state().await;
-    assert_eq!(client.tracker.freshness(), Freshness::Fresh);
+    assert_eq!(client.tracker.state().freshness(), Freshness::Fresh);
     assert_eq!(state, client.state().await, "asking does not change the answer");
     assert_eq!(client.execute("", &["1"]).await, "2", "the unnamed statement is still there");
     for (look, before) in looks.into_iter().zip(before) {
@@ -432,7 +432,7 @@ async fn a_rolled_back_change_is_no_change(pair: &Pair) {
     let mut client = pair.client("app").await;
     let before = client.state().await;
     client.query("BEGIN; SET work_mem = '7MB'; LISTEN x; ROLLBACK").await;
-    assert_eq!(client.tracker.freshness(), Freshness::Stale);
+    assert_eq!(client.tracker.state().freshness(), Freshness::Stale);
     assert_eq!(client.state().await.differences(&before), [""; 0]);
 }
 
@@ -648,7 +648,7 @@ async fn a_refreshed_twin_is_the_session_whatever_it_did() {
         for _ in 0..seed.below(10) {
             change(&mut client, &mut seed, round).await;
         }
-        let stale = client.tracker.freshness();
+        let stale = client.tracker.state().freshness();
         let now = client.state().await;
         assert!(stale == Freshness::Stale || now.differences(&state).is_empty(), "fresh, but changed");
         assert_eq!(now.pins(), [""; 0]);

@@ -107,7 +107,7 @@ impl Session {
         self.migration.twin_state.dismiss();
         self.migration.turn = None;
         self.migration.state = None;
-        self.relay.tracker.unfollow();
+        self.relay.tracker.state_mut().unfollow();
         self.relay.worker.forget_hints(&record.database);
         Readiness::Ready { order: record.order }
     }
@@ -155,7 +155,8 @@ impl Session {
 
     /// Nothing has changed since the twin was found to have all of the state.
     fn is_known_to_be_in_step(&mut self) -> bool {
-        let is_known = self.relay.tracker.is_as_carried() && self.relay.exchange.rest() == Rest::Settled;
+        let is_known =
+            self.relay.tracker.state().is_as_carried() && self.relay.exchange.rest() == Rest::Settled;
         if is_known {
             self.migration.twin_state.dismiss_dead();
         }
@@ -166,7 +167,7 @@ impl Session {
     /// time: each server takes about a millisecond for its answer, and a client that sends a request
     /// meanwhile waits for it. A session that waits for its permit serves its client.
     fn has_turn(&mut self, record: &RouteRecord) -> bool {
-        let must_ask = !self.relay.tracker.knows_state() || self.migration.state.is_none();
+        let must_ask = !self.relay.tracker.state().is_known() || self.migration.state.is_none();
         if is_held(record) || !must_ask || !matches!(self.migration.twin_state, TwinState::Ready { .. }) {
             return true;
         }
@@ -220,7 +221,7 @@ impl Session {
         let order = record.order;
         let complete = twin.is_complete(&wanted);
         if complete {
-            self.relay.tracker.carried();
+            self.relay.tracker.state_mut().carried();
         }
         let (enough, patience) = match is_held(record) {
             true => (complete, LockPatience::Wait(LOCK_WAIT_MAX)),
@@ -286,9 +287,9 @@ impl Session {
         self.migration.in_step = false;
         match is_held(record) {
             true => self.relay.route.gate().record_question(),
-            false => self.relay.tracker.ask_for_all_locks(),
+            false => self.relay.tracker.state_mut().ask_for_all_locks(),
         }
-        self.relay.tracker.follow_from_now();
+        self.relay.tracker.state_mut().follow_from_now();
         // Cancel-safe: dropped while it waits for the permit, no question has been sent.
         let state_questions = Arc::clone(&self.relay.worker.state_questions);
         let _permit = if is_held(record) { state_questions.acquire_owned().await.ok() } else { None };
@@ -304,7 +305,7 @@ impl Session {
                 }
                 self.relay.unnamed = Unnamed::OnServer;
                 state.unnamed = None;
-                let state = self.relay.tracker.followed().unwrap_or_else(|| Arc::new(state));
+                let state = self.relay.tracker.state_mut().known().unwrap_or_else(|| Arc::new(state));
                 self.migration.state = Some(Arc::clone(&state));
                 Ok(Ok(state))
             }
@@ -318,10 +319,10 @@ impl Session {
 
     /// The state, where it is known without asking; `last` is the one that was taken last.
     fn known_state(&mut self, last: &Arc<SessionState>) -> Option<Arc<SessionState>> {
-        let tracker = &mut self.relay.tracker;
-        match tracker.is_following() {
-            true => tracker.followed(),
-            false => Some(last).filter(|_| tracker.freshness() <= Freshness::Unnamed).cloned(),
+        let state = self.relay.tracker.state_mut();
+        match state.is_following() {
+            true => state.known(),
+            false => Some(last).filter(|_| state.freshness() <= Freshness::Unnamed).cloned(),
         }
     }
 

@@ -280,12 +280,12 @@ impl PooledClient {
         // This check comes first: a client that is no longer counted as defining has counted its change
         // before.
         if definitions.are_changing() {
-            tracker.loan.distrust();
+            tracker.loan_mut().distrust();
         }
         let number = definitions.number();
         if std::mem::replace(&mut self.definitions, number) != number {
             // What ran since then may have been defined otherwise than it was known.
-            tracker.definitions_changed();
+            tracker.execution_mut().definitions_changed();
         }
     }
 
@@ -308,7 +308,7 @@ impl PooledClient {
         let Some(mut lease) = self.take_lease() else { return };
         lease.on_server = std::mem::take(&mut self.statements.server);
         lease.on_server.end_loan();
-        let (mut residue, names) = (tracker.take_residue(), tracker.loan.take_names());
+        let (mut residue, names) = (tracker.take_residue(), tracker.loan_mut().take_names());
         lease.has_run(residue);
         let meanings = &self.pool.database_pool.meanings;
         meanings.saw_hints(tracker.hints());

@@ -194,7 +194,7 @@ impl Relay {
 #[inline]
 fn plain_rows(exchange: &Exchange, tracker: &StateTracker, bytes: &[u8]) -> usize {
     let mut plain = 0;
-    if !exchange.awaits_first_answer() && !tracker.watches_rows() {
+    if !exchange.awaits_first_answer() && !tracker.notes().watches_rows() {
         while let Some(length) = whole_row(&bytes[plain..]) {
             plain += length;
         }

@@ -280,7 +280,7 @@ impl Backend {
         if !piece.part.begins() {
             return None;
         }
-        let parse_context = client.parse_context(tracker.parses_as_known());
+        let parse_context = client.parse_context(tracker.execution().parses_as_known());
         client.replacement(piece, exchange, &mut worker.texts.borrow_mut(), parse_context)
     }
 
@@ -289,7 +289,7 @@ impl Backend {
         let Backend::Pooled(client) = self else { return };
         for _ in 0..client.statements.take_injected() {
             tracker.on_request(request::PARSE);
-            tracker.on_injected();
+            tracker.execution_mut().parsed_ours();
         }
     }
 
@@ -297,7 +297,7 @@ impl Backend {
     /// definitions.
     #[inline]
     pub(super) fn tell_of_definitions(&mut self, tracker: &StateTracker) {
-        if tracker.loan.is_defining()
+        if tracker.loan().is_defining()
             && let Backend::Pooled(client) = self
         {
             client.begin_defining();

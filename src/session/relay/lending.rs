@@ -19,7 +19,7 @@ impl Relay {
     pub(super) fn lent_pause(&mut self) -> Option<Pause> {
         let Backend::Pooled(client) = &self.backend else { return None };
         if client.is_used && self.is_at_boundary() {
-            let is_known = self.tracker.freshness() <= Freshness::Unnamed;
+            let is_known = self.tracker.state().freshness() <= Freshness::Unnamed;
             let Backend::Pooled(client) = &mut self.backend else { return None };
             client.is_used = false;
             let may_stay = client.is_pinned() && is_known && !client.asks_again;
@@ -47,7 +47,7 @@ impl Relay {
         let Backend::Pooled(client) = &mut self.backend else { return };
         let known = client.begin_loan(lease, self.member.session());
         if let Some(knowledge) = client.take_new_functions() {
-            self.tracker.texts.forget_hints();
+            self.tracker.texts_mut().forget_hints();
             match knowledge {
                 Knowledge::Told => {}
                 Knowledge::Doubted => self.worker.doubt_hints(self.route.id()),
@@ -58,7 +58,7 @@ impl Relay {
         if self.tracker.hints().is_none()
             && let Some(known) = self.worker.hints(self.route.id()).get()
         {
-            self.tracker.use_hints(Arc::clone(known));
+            self.tracker.execution_mut().use_hints(Arc::clone(known));
         }
         counters::assigned(&self.member);
         self.admission.leave_queue();
@@ -76,7 +76,7 @@ impl Relay {
         let Backend::Pooled(client) = &mut self.backend else { return false };
         client.saw_changes_of_others(&mut self.tracker);
         let is_known =
-            self.tracker.freshness() <= Freshness::Unnamed && self.tracker.unnamed().pin().is_none();
+            self.tracker.state().freshness() <= Freshness::Unnamed && self.tracker.unnamed().pin().is_none();
         let nothing_to_ask = is_known && client.may_give_back() && self.exchange.rest() == Rest::Settled;
         if !nothing_to_ask || !client.clear_target() {
             return false;
@@ -93,19 +93,19 @@ impl Relay {
                     self.worker.catalogue(self.route.id()).doubt();
                 }
             }
-            Backend::Pooled(client) => client.tell_of_schema(self.tracker.loan.is_defining()),
+            Backend::Pooled(client) => client.tell_of_schema(self.tracker.loan().is_defining()),
         }
     }
 
     /// Has every session of the database read again what functions do, if that may have changed.
     pub(in crate::session) fn follow_definitions(&mut self) {
         let Backend::Pooled(client) = &mut self.backend else { return };
-        if !self.tracker.loan.take_defined() {
+        if !self.tracker.loan_mut().take_defined() {
             return;
         }
         self.worker.forget_hints(self.route.id());
         client.end_defining(self.tracker.hints());
-        self.tracker.texts.forget_hints();
+        self.tracker.texts_mut().forget_hints();
     }
 
     /// The client leaves: its connection is given back or closed.

@@ -181,7 +181,7 @@ impl Relay {
         let server_end = ServerEnd::beginning_with(server.take_unread());
         let mut tracker = tracker;
         for (name, value) in server.parameters.iter() {
-            tracker.texts.on_parameter_status(name, value);
+            tracker.texts_mut().on_parameter_status(name, value);
         }
         Relay {
             worker,
@@ -354,7 +354,7 @@ impl Relay {
         for (name, value) in parameters.iter() {
             if known.value(name) != Some(value) {
                 parameter_status(&mut news, name, value);
-                self.tracker.texts.on_parameter_status(name, value);
+                self.tracker.texts_mut().on_parameter_status(name, value);
             }
         }
         self.to_client.queue(&news);

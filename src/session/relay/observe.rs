@@ -22,8 +22,8 @@ pub(in crate::session) fn wants_answer(tag: u8, tracker: &StateTracker) -> bool 
     use answer::*;
     match tag {
         READY_FOR_QUERY | PARAMETER_STATUS | COMMAND_COMPLETE | ERROR_RESPONSE => true,
-        DATA_ROW => tracker.watches_rows(),
-        PARAMETER_DESCRIPTION => tracker.is_following(),
+        DATA_ROW => tracker.notes().watches_rows(),
+        PARAMETER_DESCRIPTION => tracker.state().is_following(),
         _ => false,
     }
 }
@@ -81,16 +81,16 @@ pub(in crate::session) fn track_error(tracker: &mut StateTracker, exchange: &Exc
 /// Passes the outcome to the tracker. Called where a message begins.
 pub(in crate::session) fn track_answer(tracker: &mut StateTracker, exchange: &Exchange, piece: &Piece<'_>) {
     match piece.tag {
-        answer::COMMAND_COMPLETE => tracker.on_command_complete(piece.body()),
+        answer::COMMAND_COMPLETE => tracker.notes_mut().on_command_complete(piece.body()),
         answer::EMPTY_QUERY_RESPONSE | answer::PORTAL_SUSPENDED | answer::FUNCTION_CALL_RESPONSE => {
-            tracker.on_no_command();
+            tracker.notes_mut().on_no_command();
         }
         answer::ERROR_RESPONSE if exchange.goes_on_after_report() => tracker.on_error_in_pipeline(),
         answer::ERROR_RESPONSE => tracker.on_error(),
-        answer::PARAMETER_DESCRIPTION if tracker.is_following() => {
-            tracker.on_parameter_description(piece.body());
+        answer::PARAMETER_DESCRIPTION if tracker.state().is_following() => {
+            tracker.state_mut().on_parameter_description(piece.body());
         }
-        answer::DATA_ROW if tracker.watches_rows() => tracker.on_data_row(piece.body()),
+        answer::DATA_ROW if tracker.notes().watches_rows() => tracker.notes_mut().on_data_row(piece.body()),
         _ => {}
     }
 }

@@ -45,7 +45,7 @@ const ANY_SETTING: Effects = Effects::PATH.with(Effects::VALUES).with(Effects::R
 /// Where the parameters of a text come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Parameters {
-    /// A Bind, which is examined: see `StateTracker::bind_suspect`.
+    /// A Bind, which is examined: see `Notes::bind`.
     Bound,
     /// The caller of a function, or an EXECUTE.
     Unseen,

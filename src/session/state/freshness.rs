@@ -5,10 +5,9 @@
 pub enum Freshness {
     /// It is.
     Fresh,
-    /// Except for the unnamed statement, which the tracker itself knows: see
-    /// [`super::StateTracker::current`].
+    /// Except for the unnamed statement, which the tracker knows.
     Unnamed,
-    /// Except for what was followed since: see [`super::StateTracker::followed`].
+    /// Except for what was followed since: see [`super::KnownState`].
     Followed,
     /// Something ran that may have changed it.
     Stale,

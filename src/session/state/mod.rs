@@ -13,21 +13,33 @@
 //! | client: Query, Parse, Bind | `on_query`, `on_parse`, `on_bind` |
 //! | client: Execute, Close, FunctionCall | `on_execute`, `on_close`, `on_function_call` |
 //! | client: one of them, too large to be held | `on_large(tag, first bytes)`; `on_large_part` per piece |
-//! | server: CommandComplete | `on_command_complete(command)` |
-//! | server: EmptyQueryResponse, PortalSuspended | `on_no_command` |
-//! | server: ErrorResponse | `on_error` |
-//! | server: DataRow, only while `watches_rows()` | `on_data_row` |
-//! | server: ParameterStatus | `texts.on_parameter_status` |
+//! | server: CommandComplete | `notes_mut().on_command_complete(command)` |
+//! | server: EmptyQueryResponse, PortalSuspended | `notes_mut().on_no_command()` |
+//! | server: DataRow, only while `notes().watches_rows()` | `notes_mut().on_data_row` |
+//! | server: ParameterDescription, only while `state().is_following()` | `state_mut().on_parameter_description` |
+//! | server: ErrorResponse | `on_error`, `on_error_in_pipeline` |
+//! | server: ParameterStatus | `on_reported_setting` |
 //! | server: ReadyForQuery with nothing owed after it | `on_ready(status)`; with `I` it is the boundary |
 //!
+//! The tracker reads the messages; what follows from them is kept in parts. Each answers one question, and is
+//! asked for itself: `tracker.state().freshness()`.
+//!
+//! ```text
+//!   StateTracker -+-> ExecutionRecord -+-> TextJudge    what may running a text do?
+//!                 |                    +-> Loan         what may the session leave behind?
+//!                 |                    +-> KnownState   is its state known without asking?
+//!                 |                    `-> Notes        what can PostgreSQL not be asked for?
+//!                 `-> UnnamedStatement                  which statement has no name now?
+//! ```
+//!
 //! At a boundary, with a `next` place in the route:
-//! 1. `freshness()` is `Never` or `Stale`: [`snapshot()`], then [`super::migrate::twin::Twin::build`] or
+//! 1. `state().freshness()` is `Never` or `Stale`: [`snapshot()`], then [`super::migrate::twin::Twin::build`] or
 //!    `refresh`. One [`Hints`] per database and warm order is shared by the sessions of a worker (`Arc`), so
 //!    that it is read once.
 //! 2. [`SessionState::pins`] not empty: the session is pinned, for these reasons. Otherwise it is ready.
 //! 3. inside the hold: `Stale` again means one more snapshot and a `refresh` with
-//!    [`super::migrate::restore::LockPatience::Wait`]; `Unnamed` means `refresh` alone, with
-//!    [`StateTracker::current`] of the last state; `Fresh` means nothing, unless the twin is not
+//!    [`super::migrate::restore::LockPatience::Wait`]; `Unnamed` and
+//!    `Fresh` mean nothing, unless the twin is not
 //!    [`super::migrate::twin::Twin::is_complete`]: then a lock is still missing, and `refresh` with `Wait`
 //!    takes it.
 //! 4. at the switch, [`StateTracker::on_switch`] with [`super::migrate::twin::Twin::unnamed_types`].
@@ -43,9 +55,11 @@
 //! and the unnamed statement (no view shows it, and a snapshot destroys it).
 
 mod bind;
+mod execution;
 mod followed;
 mod freshness;
 mod hints;
+mod known_state;
 mod loan;
 mod lock_counts;
 mod notes;
@@ -61,10 +75,13 @@ mod unnamed;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+pub use execution::Bound;
 pub use freshness::Freshness;
 pub(in crate::session) use hints::HINTS_MAX;
 pub use hints::{Hints, HintsCell};
+pub use known_state::KnownState;
 pub use loan::NamesUse;
+pub use notes::Notes;
 pub use reset::{ResetOutcome, reset};
 pub(super) use residue::TEXT_SEARCH;
 pub use residue::{Residue, reads_functions_otherwise};
@@ -73,7 +90,7 @@ pub(super) use rows::{TIMEOUT_TOO_SHORT, unhex};
 pub(in crate::session) use shape::questions as shape_questions;
 pub(in crate::session) use snapshot::fill_hints;
 pub use snapshot::snapshot;
-pub use tracker::{Bound, StateTracker};
+pub use tracker::StateTracker;
 pub(super) use unnamed::{UNNAMED_BYTES_KEPT, UNNAMED_BYTES_MAX, UNNAMED_TOO_LARGE};
 
 use super::scan;

@@ -23,16 +23,16 @@ pub async fn reset(
     tracker: &mut StateTracker,
     hints: &HintsCell,
 ) -> Result<ResetOutcome, SnapshotError> {
-    if tracker.has_done_what_stays() {
+    if tracker.execution().has_done_what_stays() {
         return Ok(ResetOutcome::Stays);
     }
-    let has_defined = tracker.loan.take_defined();
+    let has_defined = tracker.loan_mut().take_defined();
     learn(connection, tracker, hints).await?;
     // With the hints that are known now.
     if has_defined {
         return Ok(ResetOutcome::Outdated);
     }
-    if tracker.has_done_what_stays() {
+    if tracker.execution().has_done_what_stays() {
         return Ok(ResetOutcome::Stays);
     }
     let definitions = tracker.hints().and_then(|hints| hints.definitions).unwrap_or(i64::MAX);

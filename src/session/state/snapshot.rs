@@ -59,7 +59,7 @@ pub(super) async fn learn(
     hints: &HintsCell,
 ) -> Result<(), SnapshotError> {
     let known = known_hints(connection, tracker.unnamed().body(), hints).await?;
-    tracker.use_hints(known);
+    tracker.execution_mut().use_hints(known);
     Ok(())
 }
 
@@ -129,7 +129,7 @@ async fn ask(
 /// code mentions.
 pub(super) fn candidates(tracker: &StateTracker) -> String {
     let hinted = tracker.hints().map_or(&[][..], |hints| &hints.settings);
-    let names = tracker.setting_names().iter().chain(hinted);
+    let names = tracker.notes().setting_names().iter().chain(hinted);
     names.map(|name| format!("'{}'", hex(name))).collect::<Vec<_>>().join(",")
 }
 
@@ -145,10 +145,10 @@ fn sql(tracker: &StateTracker) -> String {
         unnamed.push_str(&format!(" UNION ALL SELECT '{oid}'::pg_catalog.oid"));
     }
     parts.push_str(&TYPES.replace("@unnamed", &unnamed));
-    if tracker.may_hold_locks() {
+    if tracker.execution().may_hold_locks() {
         parts.push_str(LOCKS);
     }
-    if tracker.asks_for_definitions() {
+    if tracker.execution().asks_for_definitions() {
         parts.push_str(
             &DEFINED
                 .replace("@definitions", DEFINITIONS)
@@ -306,9 +306,9 @@ impl Reading {
         }
         let names = self.types.into_iter().filter_map(|(oid, name)| Some((oid, name?))).collect();
         self.state.unnamed = tracker.unnamed().statement(&names);
-        tracker.taken(&mut self.state, &self.held);
-        tracker.follows_from(&self.state, names);
-        tracker.saw_definitions(self.definitions, self.changes);
+        let execution = tracker.execution_mut();
+        execution.taken(&mut self.state, &self.held, names);
+        execution.saw_definitions(self.definitions, self.changes);
         self.state
     }
 
@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     fn every_name_and_operator_of_the_question_is_qualified() {
-        let mut tracker = StateTracker::new();
+        let mut tracker = StateTracker::default();
         tracker.on_query(b"set a.b = 1");
         let state = sql(&tracker);
         let bare: Vec<&str> = state

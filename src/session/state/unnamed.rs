@@ -29,7 +29,7 @@ enum UnnamedParse {
     Unclear,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::session) struct UnnamedStatement {
     parse: UnnamedParse,
     /// Requests that came after the one that made or destroyed it.
@@ -47,18 +47,6 @@ pub(in crate::session) struct UnnamedStatement {
 }
 
 impl UnnamedStatement {
-    pub(super) fn new() -> UnnamedStatement {
-        UnnamedStatement {
-            parse: UnnamedParse::None,
-            behind: 0,
-            effects: Effects::NONE,
-            hints: 0,
-            residue: Residue::Clean,
-            last: None,
-            parses_otherwise: false,
-        }
-    }
-
     #[inline]
     pub(super) fn count_request(&mut self) {
         self.behind = self.behind.saturating_add(1);
