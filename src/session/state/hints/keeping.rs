@@ -16,14 +16,54 @@ use crate::session::scan::{self, Effects, Kept, Used};
 
 type Name = Box<[u8]>;
 
+/// The longest operator name in PostgreSQL (`NAMEDATALEN` - 1).
+const OPERATOR_BYTES_MAX: usize = 63;
+
+/// Names that exist in more than one schema: the search path decides what they mean.
+#[derive(Default)]
+struct AmbiguousNames {
+    /// Of types, tables and collations.
+    types: HashSet<Name>,
+    /// The same, with functions and text search configurations.
+    all: HashSet<Name>,
+    operators: HashSet<Name>,
+}
+
+impl AmbiguousNames {
+    fn add(&mut self, name: &[u8], kind: &str) {
+        if kind == "operator" {
+            self.operators.insert(name.into());
+            return;
+        }
+        self.all.insert(name.into());
+        if matches!(kind, "type" | "collation") {
+            self.types.insert(name.into());
+        }
+    }
+
+    fn are_none(&self) -> bool {
+        self.all.is_empty() && self.operators.is_empty()
+    }
+
+    /// Whether a run of operator characters contains such an operator. Adds the bytes hashed to `work`.
+    fn have_operator_in(&self, run: &[u8], work: &mut usize) -> bool {
+        if self.operators.is_empty() {
+            return false;
+        }
+        let lengths = |from: usize| 1..=OPERATOR_BYTES_MAX.min(run.len() - from);
+        (0..run.len()).any(|from| {
+            lengths(from).any(|length| {
+                *work += length;
+                self.operators.contains(&run[from..from + length])
+            })
+        })
+    }
+}
+
 /// The names that are kept, while the answer is read.
 #[derive(Default)]
 pub(super) struct Keeping {
-    /// Names of types, tables and collations that exist in more than one schema.
-    types_twice: HashSet<Name>,
-    /// The same, with functions and text search configurations.
-    twice: HashSet<Name>,
-    operators_twice: HashSet<Name>,
+    ambiguous: AmbiguousNames,
     /// Domains and tables with functions in expressions that connections keep.
     keepers: Vec<(Name, Name)>,
     classes: Classes,
@@ -62,22 +102,10 @@ pub(super) struct Keeping {
     work: usize,
 }
 
-/// The longest operator name in PostgreSQL (`NAMEDATALEN` - 1).
-const OPERATOR_BYTES_MAX: usize = 63;
-
 impl Keeping {
-    pub(super) fn twice(&mut self, name: &[u8], kind: &str) {
-        match kind {
-            "operator" => {
-                self.operators_twice.insert(name.into());
-            }
-            _ => {
-                self.twice.insert(name.into());
-                if matches!(kind, "type" | "collation") {
-                    self.types_twice.insert(name.into());
-                }
-            }
-        }
+    /// Something with this name exists in more than one schema.
+    pub(super) fn ambiguous(&mut self, name: &[u8], kind: &str) {
+        self.ambiguous.add(name, kind);
     }
 
     pub(super) fn keeps(&mut self, owner: &[u8], function: &[u8]) {
@@ -141,31 +169,27 @@ impl Keeping {
     /// The effects of code with names that cannot be read.
     pub(super) fn whatever(&self) -> Effects {
         let by_values = if self.keepers.is_empty() { Effects::NONE } else { Effects::BY_VALUES };
-        if self.is_any_twice() { by_values | Effects::BY_PATH } else { by_values }
-    }
-
-    fn is_any_twice(&self) -> bool {
-        !self.twice.is_empty() || !self.operators_twice.is_empty()
+        if self.ambiguous.are_none() { by_values } else { by_values | Effects::BY_PATH }
     }
 
     /// Reads the body of a function in PL/pgSQL.
     pub(super) fn declarations(&mut self, body: &str) -> Effects {
         let mut effects = Effects::NONE;
-        let by_path = |is_twice: bool| if is_twice { Effects::BY_PATH } else { Effects::NONE };
+        let by_path = |is_ambiguous: bool| if is_ambiguous { Effects::BY_PATH } else { Effects::NONE };
         scan::declared(body.as_bytes(), &mut |kept| {
             effects |= match kept {
                 Kept::Type(name) => {
                     if !self.names.contains(element(name)) {
                         self.names.insert(element(name).into());
                     }
-                    Effects::FINDS | by_path(self.types_twice.contains(name))
+                    Effects::FINDS | by_path(self.ambiguous.types.contains(name))
                 }
                 Kept::AnyType => {
                     self.keeps_any = true;
-                    Effects::FINDS | by_path(!self.types_twice.is_empty())
+                    Effects::FINDS | by_path(!self.ambiguous.types.is_empty())
                 }
-                Kept::Procedure(name) => by_path(self.twice.contains(name)),
-                Kept::AnyProcedure => by_path(!self.twice.is_empty()),
+                Kept::Procedure(name) => by_path(self.ambiguous.all.contains(name)),
+                Kept::AnyProcedure => by_path(!self.ambiguous.all.is_empty()),
             }
         });
         effects
@@ -204,16 +228,18 @@ impl Keeping {
         }
         let mut names: HashSet<Name> = HashSet::new();
         let (mut called, mut bound): (HashSet<Name>, HashSet<Name>) = Default::default();
-        let (mut is_any, mut is_twice, mut by_values) = (false, false, Effects::NONE);
+        let (mut is_any, mut is_ambiguous, mut by_values) = (false, false, Effects::NONE);
         let (mut goes_on, mut work) = (false, 0);
         scan::used(body.as_bytes(), &mut |used| match used {
             Used::Name(name) => {
-                is_twice |= self.twice.contains(name);
+                is_ambiguous |= self.ambiguous.all.contains(name);
                 if !names.contains(name) {
                     names.insert(name.into());
                 }
             }
-            Used::Operators(run) => is_twice |= !is_twice && self.is_twice(run, &mut work),
+            Used::Operators(run) => {
+                is_ambiguous |= !is_ambiguous && self.ambiguous.have_operator_in(run, &mut work);
+            }
             Used::Value => by_values |= Effects::BY_VALUES,
             Used::Moment => by_values |= BY_TIME,
             Used::Cast => goes_on = true,
@@ -224,7 +250,7 @@ impl Keeping {
             Used::Any => is_any = true,
         });
         self.work += work;
-        if is_twice || is_any && self.is_any_twice() {
+        if is_ambiguous || is_any && !self.ambiguous.are_none() {
             self.by_path.insert(owner.into());
         }
         if goes_on {
@@ -235,20 +261,6 @@ impl Keeping {
         // An empty name stands for any.
         names.extend(is_any.then(Name::default));
         Some((names.into_iter().collect(), by_values))
-    }
-
-    /// Whether a run of operator characters contains an operator that exists in more than one schema.
-    fn is_twice(&self, run: &[u8], work: &mut usize) -> bool {
-        if self.operators_twice.is_empty() {
-            return false;
-        }
-        let lengths = |from: usize| 1..=OPERATOR_BYTES_MAX.min(run.len() - from);
-        (0..run.len()).any(|from| {
-            lengths(from).any(|length| {
-                *work += length;
-                self.operators_twice.contains(&run[from..from + length])
-            })
-        })
     }
 
     /// The effects of keeping names, beside the declarations of PL/pgSQL, and of making an object with such a

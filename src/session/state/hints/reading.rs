@@ -268,7 +268,7 @@ impl Reading {
     /// Reads a row that is needed to read the names in other rows.
     pub(super) fn names_row(&mut self, fields: &Fields<'_>) -> Result<(), SnapshotError> {
         match fields.kind() {
-            "twice" => self.keeping.twice(fields.text(1)?.as_bytes(), fields.plain(2)?),
+            "twice" => self.keeping.ambiguous(fields.text(1)?.as_bytes(), fields.plain(2)?),
             "keeps" => {
                 self.keeping.keeps(fields.text(1)?.as_bytes(), fields.text(2)?.as_bytes());
             }
