@@ -32,6 +32,7 @@ mod unicode;
 mod uses;
 mod words;
 
+use judge::folded;
 use lexer::{Lexer, Token};
 
 pub(crate) use declared::{Kept, Used, declared, is_moment, used};
@@ -141,19 +142,10 @@ pub fn prepare_statements(sql: &str) -> HashMap<String, Option<&str>> {
             end = lexer.offset();
             token = lexer.next();
         }
-        if let Some(name) = name {
+        if let Some(name) = name.and_then(|name| String::from_utf8(name).ok()) {
             let is_known = found.contains_key(&name);
             found.insert(name, sql.get(start..end).filter(|_| !is_known));
         }
-    }
-}
-
-/// An identifier as PostgreSQL folds it. Bytes that are no UTF-8 are in no statement's name here.
-fn folded(token: Token<'_>) -> Option<String> {
-    match token {
-        Token::Word(word) => String::from_utf8(word.to_ascii_lowercase()).ok(),
-        Token::Quoted(quoted) => Some(String::from_utf8_lossy(quoted).replace("\"\"", "\"")),
-        _ => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Which prepared statements a text names: those that it prepares, executes or deallocates by SQL.
 
+use super::judge::folded;
 use super::lexer::{Backslashes, Lexer, Token};
 
 /// What a command does with a prepared statement that it names.
@@ -47,8 +48,8 @@ fn read_command(lexer: &mut Lexer<'_>, uses: &mut Vec<StatementUse>) {
     let Some(Token::Word(verb)) = lexer.peek() else { return };
     let is = |word: &[u8]| verb.eq_ignore_ascii_case(word);
     let mut add = |token: Option<Token<'_>>, does: NamedUse| {
-        if let Some(name) = token.and_then(name_of) {
-            uses.push(StatementUse { name, does });
+        if let Some(name) = token.and_then(folded) {
+            uses.push(StatementUse { name: name.into(), does });
         }
     };
     match () {
@@ -83,16 +84,6 @@ fn read_command(lexer: &mut Lexer<'_>, uses: &mut Vec<StatementUse>) {
             }
         }
         () => {}
-    }
-}
-
-fn name_of(token: Token<'_>) -> Option<Box<[u8]>> {
-    match token {
-        Token::Word(word) => Some(word.to_ascii_lowercase().into()),
-        Token::Quoted(quoted) => {
-            Some(String::from_utf8_lossy(quoted).replace("\"\"", "\"").into_bytes().into())
-        }
-        _ => None,
     }
 }
 

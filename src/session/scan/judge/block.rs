@@ -113,14 +113,14 @@ impl<N: Names> Judge<'_, N> {
                     None | Some(Token::Symbol(b';')) => true,
                     Some(token) => [&b"INTO"[..], b"USING", b"LOOP"].iter().any(|word| token.is_word(word)),
                 };
-                ends.then(|| undoubled(text))
+                ends.then(|| undoubled(text, b'\''))
             }
             Some(token) if token.is_word(b"FORMAT") && lexer.next() == Some(Token::Symbol(b'(')) => {
                 match (lexer.next(), lexer.next()) {
                     (Some(Token::Text(template)), Some(Token::Symbol(b',' | b')')))
                         if !lexer.is_escaped(template) && !goes_on(template) =>
                     {
-                        template_sql(&undoubled(template)).filter(|sql| !sets(sql))
+                        template_sql(&undoubled(template, b'\'')).filter(|sql| !sets(sql))
                     }
                     _ => None,
                 }

@@ -20,7 +20,7 @@ mod names;
 
 use self::block::skip_label;
 use self::names::{TEMPLATE_NAME, undoubled};
-pub(super) use self::names::{cut, with_folded};
+pub(super) use self::names::{cut, folded, with_folded};
 use super::effects::{Effects, Names};
 use super::lexer::{Backslashes, Lexer, Token};
 use super::words::{Meaning, meaning};
@@ -497,7 +497,7 @@ impl<'n, N: Names> Judge<'n, N> {
         if !is_dollar_quoted && proof::goes_on(body) {
             return self.add(Effects::ANY, b"");
         }
-        let text = if is_dollar_quoted { body.to_vec() } else { undoubled(body) };
+        let text = if is_dollar_quoted { body.to_vec() } else { undoubled(body, b'\'') };
         if text.contains(&b'\\') && !is_dollar_quoted {
             return self.add(Effects::ANY, b"");
         }

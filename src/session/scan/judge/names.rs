@@ -1,5 +1,6 @@
 //! Names as PostgreSQL reads them, and texts that names are put into.
 
+use super::super::lexer::Token;
 use super::super::words::WORD_BYTES_MAX;
 
 /// The mark in a template of `format` for a name that is put in.
@@ -29,16 +30,25 @@ pub(super) fn template_sql(template: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// The content of a literal without its doubled quotes.
-pub(super) fn undoubled(text: &[u8]) -> Vec<u8> {
+/// The content of a literal or of a quoted name without its doubled quotes.
+pub(super) fn undoubled(text: &[u8], quote: u8) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = memchr::memmem::find(rest, b"''") {
+    while let Some(at) = memchr::memmem::find(rest, &[quote, quote]) {
         out.extend_from_slice(&rest[..=at]);
         rest = &rest[at + 2..];
     }
     out.extend_from_slice(rest);
     out
+}
+
+/// The name as PostgreSQL folds it, at its full length. `None`: the token is no name, or has escapes.
+pub(in crate::session::scan) fn folded(token: Token<'_>) -> Option<Vec<u8>> {
+    match token {
+        Token::Word(word) => Some(word.to_ascii_lowercase()),
+        Token::Quoted(quoted) => Some(undoubled(quoted, b'"')),
+        _ => None,
+    }
 }
 
 /// The name as PostgreSQL folds it, and cuts it to 63 bytes.
@@ -48,8 +58,7 @@ pub(in crate::session::scan) fn with_folded<T>(
     look: impl FnOnce(&[u8]) -> T,
 ) -> T {
     if is_quoted && written.windows(2).any(|pair| pair == b"\"\"") {
-        let name = String::from_utf8_lossy(written).replace("\"\"", "\"").into_bytes();
-        return look(cut(&name));
+        return look(cut(&undoubled(written, b'"')));
     }
     let name = cut(written);
     if is_quoted || !name.iter().any(u8::is_ascii_uppercase) {
