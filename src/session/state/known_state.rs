@@ -1,7 +1,7 @@
 //! How much of a session's state is known without asking its server.
 //!
-//! Owns two answers: whether the state that was taken last still holds ([`Freshness`]), and, in the pause of a
-//! move, the state itself as it was followed since ([`Followed`]).
+//! Owns two answers: whether the state that was taken last still holds ([`Freshness`]), and, before a move,
+//! the state itself as it was followed since ([`Followed`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -29,12 +29,12 @@
 //!                 |                    +-> Loan         what may the session leave behind?
 //!                 |                    +-> KnownState   is its state known without asking?
 //!                 |                    `-> Notes        what can PostgreSQL not be asked for?
-//!                 `-> UnnamedStatement                  which statement has no name now?
+//!                 `-> UnnamedStatement                  what is parsed under no name?
 //! ```
 //!
 //! At a boundary, with a `next` place in the route:
-//! 1. `state().freshness()` is `Never` or `Stale`: [`snapshot()`], then [`super::migrate::twin::Twin::build`] or
-//!    `refresh`. One [`Hints`] per database and warm order is shared by the sessions of a worker (`Arc`), so
+//! 1. `state().freshness()` is `Never` or `Stale`: [`snapshot()`], then
+//!    [`super::migrate::twin::Twin::build`] or `refresh`. One [`Hints`] per database and warm order is shared by the sessions of a worker (`Arc`), so
 //!    that it is read once.
 //! 2. [`SessionState::pins`] not empty: the session is pinned, for these reasons. Otherwise it is ready.
 //! 3. inside the hold: `Stale` again means one more snapshot and a `refresh` with

@@ -2,8 +2,8 @@
 //! often advisory locks were taken, what cannot travel.
 //!
 //! # Why
-//! Most sessions do nothing of that kind. So the notes are made when there is something to note, and until then
-//! each Bind, Execute and answer returns at its first branch.
+//! Most sessions do nothing of that kind. So the notes are made when there is something to note, and until
+//! then each Bind, Execute and answer returns at its first branch.
 
 use std::collections::BTreeMap;
 
