@@ -18,8 +18,8 @@ use super::client_session::Session;
 use super::ending::Ending;
 use super::limits::Source;
 use super::migrate::migration::{Migration, is_held};
-use super::pool::pooled_client::{PreparedAgain, Unfit, unreachable};
-use super::pool::{Lending, QueuePlace};
+use super::pool::pooled_client::{PreparedAgain, Unusable, unreachable};
+use super::pool::{LeaseResult, QueuePlace};
 use super::relay::Backend;
 use super::state::{Freshness, SessionState};
 use crate::error::{Explain, Refusal, Severity, SqlState, chain};
@@ -33,7 +33,7 @@ const TRIES_MAX: u32 = 5;
 
 /// How a wait for a connection ends or is interrupted.
 enum ConnectionWait {
-    Lent(Lending),
+    Lent(LeaseResult),
     /// The request was cancelled: there is nothing to wait for any more.
     TakenBack,
     Noticed,
@@ -45,13 +45,13 @@ impl Session {
     pub(in crate::session) async fn borrow(&mut self) -> Result<(), Ending> {
         let mut tries = 0;
         while tries < TRIES_MAX {
-            let Some(lending) = self.next_lending().await? else { return Ok(()) };
+            let Some(lending) = self.next_lease().await? else { return Ok(()) };
             let mut lease = match lending {
                 Ok(lease) => lease,
                 Err(refusal) => return self.relay.refuse_waiting(refusal),
             };
             let Backend::Pooled(client) = &mut self.relay.backend else { return Ok(()) };
-            match Box::pin(client.make_fit(&mut lease)).await {
+            match Box::pin(client.apply_client_state(&mut lease)).await {
                 Ok(PreparedAgain(prepared_again)) => {
                     let record = Arc::clone(&lease.record);
                     self.arrive(&record);
@@ -61,13 +61,13 @@ impl Session {
                     }
                     return Ok(());
                 }
-                Err(Unfit::Gone) => tries += 1,
+                Err(Unusable::Dead) => tries += 1,
                 // A new one takes its place.
-                Err(Unfit::Read) => {}
+                Err(Unusable::FunctionsRead) => {}
                 // What an earlier client did there may be the reason, as temporary tables are for
                 // `temp_buffers`.
-                Err(Unfit::State(_)) if lease.was_lent && tries + 1 < TRIES_MAX => tries += 1,
-                Err(Unfit::State(error)) => {
+                Err(Unusable::State(_)) if lease.was_lent && tries + 1 < TRIES_MAX => tries += 1,
+                Err(Unusable::State(error)) => {
                     tracing::warn!(error = %chain(&error), "a connection does not take a client's state");
                     lease.discard();
                     return self.relay.refuse_waiting(error.refusal(Severity::Error));
@@ -79,9 +79,9 @@ impl Session {
     }
 
     /// `None`: the request was cancelled.
-    async fn next_lending(&mut self) -> Result<Option<Lending>, Ending> {
+    async fn next_lease(&mut self) -> Result<Option<LeaseResult>, Ending> {
         let Backend::Pooled(client) = &self.relay.backend else { return Ok(None) };
-        if !client.is_pressed()
+        if !client.has_waiting_clients()
             && let Some(lease) = client.take_idle()
         {
             return Ok(Some(Ok(lease)));
@@ -140,10 +140,10 @@ impl Session {
 
     /// A transaction has ended that may have changed the state, or a pin: asks, and gives the connection back
     /// if it may go.
-    pub(in crate::session) async fn rest(&mut self) -> Result<(), Ending> {
+    pub(in crate::session) async fn return_connection(&mut self) -> Result<(), Ending> {
         // Asks once more if another client has changed a function meanwhile.
-        while !self.relay.backend.is_unserved() && !self.relay.detach_settled() {
-            self.ask_and_rest().await?;
+        while !self.relay.backend.needs_connection() && !self.relay.detach_settled() {
+            self.ask_and_give_back().await?;
             match &self.relay.backend {
                 Backend::Pooled(client) if !client.is_pinned() => {}
                 Backend::Pooled(_) | Backend::Dedicated(_) => return Ok(()),
@@ -152,7 +152,7 @@ impl Session {
         Ok(())
     }
 
-    async fn ask_and_rest(&mut self) -> Result<(), Ending> {
+    async fn ask_and_give_back(&mut self) -> Result<(), Ending> {
         let record = self.relay.route.current();
         let mut found = Vec::new();
         self.relay.follow_definitions();
@@ -188,7 +188,7 @@ impl Session {
         while !self.relay.detach_settled() && self.relay.tracker.state().freshness() <= Freshness::Unnamed {
             current_target.carried_out().await;
             if self.relay.exchange.rest() != Rest::Settled {
-                return Err(Ending::ServerVanished);
+                return Err(Ending::ServerDisconnected);
             }
         }
         Ok(())

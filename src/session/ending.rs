@@ -18,12 +18,12 @@ pub(super) enum Ending {
     /// The client sent Terminate or closed its side, and the server has ended, too.
     ClientLeft,
     /// The client's connection broke.
-    ClientVanished,
+    ClientDisconnected,
     ClientBroke(Violation),
     /// The server's FATAL was forwarded.
-    ServerSaidWhy,
+    ServerFatal,
     /// The server's connection broke without an error message.
-    ServerVanished,
+    ServerDisconnected,
     ServerBroke(Violation),
     /// The client took longer than it is allowed to.
     Overdue(Overdue),
@@ -40,9 +40,9 @@ impl Ending {
     pub(super) fn refusal(&self) -> Option<Refusal> {
         let fatal = Refusal::fatal;
         match self {
-            Ending::ClientLeft | Ending::ClientVanished | Ending::ServerSaidWhy => None,
+            Ending::ClientLeft | Ending::ClientDisconnected | Ending::ServerFatal => None,
             Ending::ClientBroke(violation) => Some(violation.refusal(Severity::Fatal)),
-            Ending::ServerVanished => Some(
+            Ending::ServerDisconnected => Some(
                 fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection because the database closed it")
                     .with_blame(Blame::Server)
                     .with_hint(

@@ -122,7 +122,7 @@ async fn connect_known(
     let history = ConnectionHistory::new(catalogue.number());
     let mut server = connect(worker, request).await?;
     if worker.plane.pool.reuses && !catalogue.is_known() {
-        let looking = timeout(LOOK_MAX, catalogue.look(&mut server)).await;
+        let looking = timeout(LOOK_MAX, catalogue.check(&mut server)).await;
         if !matches!(looking, Ok(Ok(()))) {
             // The connection has pending answers, or is broken.
             server = connect(worker, request).await?;

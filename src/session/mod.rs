@@ -268,14 +268,14 @@ impl DataPlane {
 
     /// Stops accepting without refusing a client, because another process listens on the same addresses.
     /// Returns once every accepted connection has a session or is closed, at most shortly after `time_max`.
-    pub async fn make_way(&self, time_max: Duration) {
-        self.door.making_way.cancel();
+    pub async fn hand_over_listeners(&self, time_max: Duration) {
+        self.door.handing_over.cancel();
         self.door.closed.cancelled().await;
         self.entering.close();
         let _ = tokio::time::timeout(time_max, self.entering.wait()).await;
     }
 
-    /// After [`DataPlane::make_way`]: waits at most `time_max` until all clients have left.
+    /// After [`DataPlane::hand_over_listeners`]: waits at most `time_max` until all clients have left.
     pub async fn linger(&self, time_max: Duration) {
         self.present.close();
         let _ = tokio::time::timeout(time_max, self.present.wait()).await;

@@ -51,7 +51,7 @@ impl Origin {
     }
 
     /// Whether its role may log in with what it proved, if `login` is what is known of the role.
-    pub(super) fn comes_in_by(&self, login: &Login) -> bool {
+    pub(super) fn may_still_log_in(&self, login: &Login) -> bool {
         login.may_log_in() && self.proof.is_of(login)
     }
 

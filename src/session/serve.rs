@@ -147,8 +147,8 @@ impl Session {
                 }
                 self.follow().await
             }
-            Pause::Rest => self.rest().await,
-            Pause::Unserved => self.borrow().await,
+            Pause::ReturnConnection => self.return_connection().await,
+            Pause::NeedsConnection => self.borrow().await,
             Pause::Recall => self.recall().await,
             Pause::Ended(ending) => Err(ending),
         }
@@ -177,9 +177,10 @@ impl Session {
 
 /// Sends the error to the client and Terminate to the server; closes both.
 async fn close(relay: Relay, ending: &Ending) {
-    let (can_speak, at_rest) = (relay.can_speak(), relay.exchange.rest() == Rest::Settled);
+    let (may_send_own_message, at_rest) =
+        (relay.may_send_own_message(), relay.exchange.rest() == Rest::Settled);
     let mut last = relay.to_client.into_unsent();
-    if let Some(refusal) = ending.refusal().filter(|_| can_speak) {
+    if let Some(refusal) = ending.refusal().filter(|_| may_send_own_message) {
         message::error_response(&mut last, &refusal);
     }
     // Without Terminate, closing the connection ends an abandoned transaction.

@@ -88,7 +88,7 @@ impl ProxyRole {
         let proxy = &config.proxy;
         leave(self.follower).await;
         successor.serves(proxy.takeover_wait).await;
-        self.data.make_way(proxy.login_timeout).await;
+        self.data.hand_over_listeners(proxy.login_timeout).await;
         self.data.linger(proxy.takeover_linger).await;
         self.data.shutdown(drain).await;
     }

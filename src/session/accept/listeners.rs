@@ -57,7 +57,7 @@ pub(in crate::session) struct ListenerShutdown {
     /// Close at once.
     pub(in crate::session) closing: CancellationToken,
     /// Another process listens on the same addresses: close without refusing a client.
-    pub(in crate::session) making_way: CancellationToken,
+    pub(in crate::session) handing_over: CancellationToken,
     /// Set when the listeners are closed and every accepted client has been handed over.
     pub(in crate::session) closed: CancellationToken,
 }
@@ -259,9 +259,9 @@ impl ListenerTask<'_> {
             tokio::select! {
                 accepted = self.bound.accept() => self.take(accepted).await,
                 () = shutdown.closing.cancelled() => break,
-                () = shutdown.making_way.cancelled() => {
+                () = shutdown.handing_over.cancelled() => {
                     if self.backlog == Backlog::Ours {
-                        self.make_way().await;
+                        self.hand_over_listeners().await;
                     }
                     break;
                 }
@@ -296,7 +296,7 @@ impl ListenerTask<'_> {
     }
 
     /// Accepts clients that have begun their handshake; the kernel gives the others to the other process.
-    async fn make_way(&mut self) {
+    async fn hand_over_listeners(&mut self) {
         if let Err(error) = self.bound.turn_round() {
             tracing::warn!(%error, "a client that connects just now may be turned away");
         }

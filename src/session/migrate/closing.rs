@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::sequence_memory::LeftConnection;
+use super::sequence_memory::PreviousConnection;
 use crate::event_loop;
 
 /// Pause between the end of one server process and the next Terminate.
@@ -20,14 +20,17 @@ const REST: Duration = Duration::from_millis(3);
 /// Connections of one worker that are to be closed, in this order.
 #[derive(Debug, Default)]
 pub(in crate::session) struct ClosingConnections {
-    waiting: RefCell<VecDeque<Rc<LeftConnection>>>,
+    waiting: RefCell<VecDeque<Rc<PreviousConnection>>>,
     is_running: Cell<bool>,
 }
 
 impl ClosingConnections {
     /// Closes the connection when it is its turn. It is asked for its sequence values only if a session still
     /// refers to what is known of it.
-    pub(in crate::session) fn close_after_recall(self: &Rc<ClosingConnections>, left: Rc<LeftConnection>) {
+    pub(in crate::session) fn close_after_recall(
+        self: &Rc<ClosingConnections>,
+        left: Rc<PreviousConnection>,
+    ) {
         self.waiting.borrow_mut().push_back(left);
         if self.is_running.replace(true) {
             return;

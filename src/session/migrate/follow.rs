@@ -35,7 +35,7 @@ use tokio::time::{Instant, timeout};
 use super::hints_reader::ReaderPlan;
 use super::migration::{Migration, is_held};
 use super::restore::LockPatience;
-use super::sequence_memory::LeftConnection;
+use super::sequence_memory::PreviousConnection;
 use super::twin::Twin;
 use super::twin_state::{QueuedPermit, TwinPlan, TwinState};
 use crate::backend::{self, QueryError};
@@ -46,7 +46,7 @@ use crate::session::cancel::registry::CancelTarget;
 use crate::session::client_session::Session;
 use crate::session::ending::Ending;
 use crate::session::relay::doubt::settle;
-use crate::session::relay::{Backend, Unnamed, counters};
+use crate::session::relay::{Backend, UnnamedPlace, counters};
 use crate::session::state::{Freshness, SessionState, SnapshotError, TIMEOUT_TOO_SHORT, snapshot};
 use crate::wire::exchange::Rest;
 use crate::wire::message::frontend;
@@ -179,7 +179,7 @@ impl Session {
     /// The reason may go away: tries again after a while.
     fn pinned(&mut self, order: u64, reasons: Vec<String>) -> Readiness {
         if !matches!(self.migration.twin_state, TwinState::Ready { .. }) {
-            self.migration.twin_state = TwinState::resting(u32::MAX);
+            self.migration.twin_state = TwinState::backing_off(u32::MAX);
         }
         Readiness::Pinned { order, reasons }
     }
@@ -199,7 +199,7 @@ impl Session {
             }
             other => {
                 let (tries, permit) = match other {
-                    TwinState::Empty { tries } | TwinState::Resting { tries, .. } => (tries, None),
+                    TwinState::Empty { tries } | TwinState::BackingOff { tries, .. } => (tries, None),
                     TwinState::Admitted(permit) => (0, permit),
                     _ => (0, None),
                 };
@@ -274,7 +274,7 @@ impl Session {
     ) -> Result<Result<Arc<SessionState>, Unknown>, Ending> {
         if self.relay.exchange.rest() == Rest::Doubtful {
             let settling = Box::pin(settle(&mut self.relay));
-            timeout(SNAPSHOT_TIME_MAX, settling).await.map_err(|_| Ending::ServerVanished)??;
+            timeout(SNAPSHOT_TIME_MAX, settling).await.map_err(|_| Ending::ServerDisconnected)??;
         }
         let last = self.migration.state.take();
         if let Some(last) = &last
@@ -303,7 +303,7 @@ impl Session {
                 if let Backend::Pooled(client) = &mut self.relay.backend {
                     client.without_shared(&mut state);
                 }
-                self.relay.unnamed = Unnamed::OnServer;
+                self.relay.unnamed = UnnamedPlace::OnServer;
                 state.unnamed = None;
                 let state = self.relay.tracker.state_mut().known().unwrap_or_else(|| Arc::new(state));
                 self.migration.state = Some(Arc::clone(&state));
@@ -343,7 +343,7 @@ impl Session {
                 | QueryError::Abandoned
                 | QueryError::Protocol { .. }
                 | QueryError::Unexpected { .. },
-            )) => Err(Ending::ServerVanished),
+            )) => Err(Ending::ServerDisconnected),
             answer => Ok(answer),
         }
     }
@@ -360,12 +360,12 @@ impl Session {
         if let Ok(answer) = timeout(SNAPSHOT_TIME_MAX, &mut asking).await {
             return Ok(answer);
         }
-        let Some(target) = self.registration.target() else { return Err(Ending::ServerVanished) };
+        let Some(target) = self.registration.target() else { return Err(Ending::ServerDisconnected) };
         let (place, connector) = (&target.record.place, &relay.worker.plane.connector);
         let deadline = Instant::now() + SNAPSHOT_TIME_MAX;
         let cancelled = Box::pin(backend::cancel(place, connector, target.pid, &target.key, deadline)).await;
         tracing::warn!(database = %record.name, ?cancelled, "the question for a session's state was cancelled");
-        timeout(SNAPSHOT_TIME_MAX, asking).await.map_err(|_| Ending::ServerVanished)
+        timeout(SNAPSHOT_TIME_MAX, asking).await.map_err(|_| Ending::ServerDisconnected)
     }
 
     /// Exchanges the connection for the one at the record's place.
@@ -397,8 +397,8 @@ impl Session {
             false => self.relay.tracker.unnamed().types(),
         };
         self.relay.tracker.on_switch(&types);
-        let owes = !carries_unnamed && self.relay.tracker.unnamed().body().is_some();
-        self.relay.unnamed = if owes { Unnamed::Owed } else { Unnamed::OnServer };
+        let is_missing = !carries_unnamed && self.relay.tracker.unnamed().body().is_some();
+        self.relay.unnamed = if is_missing { UnnamedPlace::Missing } else { UnnamedPlace::OnServer };
         let server = twin.into_connection();
         let target =
             CancelTarget { record: Arc::clone(record), pid: server.pid, key: server.cancel_key.clone() };
@@ -408,7 +408,7 @@ impl Session {
         self.registration.point_to(target);
         let old = self.relay.replace_server(server, record);
         self.relay.set_activity(Activity::Idle);
-        let left = Rc::new(LeftConnection::of(old, statements, hints));
+        let left = Rc::new(PreviousConnection::of(old, statements, hints));
         // At the same place there is no function that restores sequence values.
         let moves = record.epoch != self.migration.epoch;
         if let Backend::Dedicated(dedicated) = &mut self.relay.backend {
@@ -474,7 +474,7 @@ impl Session {
     /// The client asks for its unnamed statement, which its new server connection does not have yet. If the
     /// server refuses to parse it now, the client gets the error when it binds the statement.
     pub(in crate::session) async fn restore_unnamed(&mut self) -> Result<(), Ending> {
-        self.relay.unnamed = Unnamed::OnServer;
+        self.relay.unnamed = UnnamedPlace::OnServer;
         let mut batch = BytesMut::new();
         let Some(body) = self.relay.tracker.unnamed().body() else { return Ok(()) };
         frontend::parse_again(&mut batch, body);
@@ -485,7 +485,7 @@ impl Session {
         self.relay.after_own_exchange(&known);
         match made {
             Ok(Ok(_)) => Ok(()),
-            _ => Err(Ending::ServerVanished),
+            _ => Err(Ending::ServerDisconnected),
         }
     }
 

@@ -107,7 +107,7 @@ async fn exchange(session: &mut Session, batch: &BytesMut) -> Result<Vec<Reply>,
     session.relay.after_own_exchange(&known);
     match ran {
         Ok(Ok(replies)) => Ok(replies),
-        _ => Err(Ending::ServerVanished),
+        _ => Err(Ending::ServerDisconnected),
     }
 }
 

@@ -43,7 +43,9 @@ impl Session {
             self.migration.twin_state.dismiss();
         }
         match &self.migration.twin_state {
-            TwinState::Queued(_) | TwinState::Preparing { .. } | TwinState::Resting { .. } => return Ok(()),
+            TwinState::Queued(_) | TwinState::Preparing { .. } | TwinState::BackingOff { .. } => {
+                return Ok(());
+            }
             TwinState::Empty { .. } => {
                 self.migration.twin_state = queued(self, record);
                 return Ok(());
@@ -80,7 +82,7 @@ impl Session {
 
     fn look_again_later(&mut self) -> Result<(), Ending> {
         self.migration.twin_state.dismiss();
-        self.migration.twin_state = TwinState::resting(TRIES_MANY);
+        self.migration.twin_state = TwinState::backing_off(TRIES_MANY);
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! `currval` and `lastval` of a session that goes on with another server connection.
 //!
-//! Owns what the old connection is asked ([`LeftConnection`]) and what is remembered of the answer
+//! Owns what the old connection is asked ([`PreviousConnection`]) and what is remembered of the answer
 //! ([`Recall`]); [`recall`](super::recall) restores it on the new connection. It deliberately restores only
 //! what a client asks for.
 //!
@@ -167,7 +167,7 @@ impl Memory {
 /// A server connection that a session has left, its sequence values, and the statements that the session had
 /// prepared by then.
 #[derive(Debug)]
-pub(in crate::session) struct LeftConnection {
+pub(in crate::session) struct PreviousConnection {
     /// Taken when it is asked or closed.
     connection: RefCell<Option<Box<ServerConnection>>>,
     /// `None`: the server has not answered.
@@ -179,13 +179,13 @@ pub(in crate::session) struct LeftConnection {
     hints: Option<Arc<Hints>>,
 }
 
-impl LeftConnection {
+impl PreviousConnection {
     pub(in crate::session) fn of(
         connection: Box<ServerConnection>,
         statements: BTreeMap<String, PreparedStatement>,
         hints: Option<Arc<Hints>>,
-    ) -> LeftConnection {
-        LeftConnection {
+    ) -> PreviousConnection {
+        PreviousConnection {
             connection: RefCell::new(Some(connection)),
             answer: RefCell::default(),
             told: Notify::new(),
@@ -275,7 +275,7 @@ fn heard(replies: &[Reply]) -> Option<Memory> {
 #[derive(Debug)]
 pub(in crate::session) struct Recall {
     /// Connections with answers that are not in `memory` yet, oldest first; always the last one.
-    left: Vec<Rc<LeftConnection>>,
+    left: Vec<Rc<PreviousConnection>>,
     memory: Memory,
     /// The values that running the unnamed statement, made before, asks for.
     unnamed: MemoryReads,
@@ -288,7 +288,7 @@ impl Recall {
     /// `unnamed` is the text of its unnamed statement.
     pub(in crate::session) fn after(
         before: Option<Box<Recall>>,
-        left: &Rc<LeftConnection>,
+        left: &Rc<PreviousConnection>,
         unnamed: Option<&[u8]>,
     ) -> Box<Recall> {
         let mut recall = before.unwrap_or_else(|| {

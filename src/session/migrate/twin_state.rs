@@ -3,7 +3,7 @@
 //! ```text
 //!   Empty -> Queued -> Admitted -> Preparing -> Ready -> Preparing (a refresh) -> Ready ...
 //!     ^                                |
-//!     +---- Resting <------------------+-> Failed (not before the next order)
+//!     +---- BackingOff <------------------+-> Failed (not before the next order)
 //! ```
 //!
 //! # Why tasks
@@ -58,7 +58,7 @@ pub(in crate::session) enum TwinState {
         reasons: Box<[String]>,
     },
     /// An attempt failed that may succeed later, or a pin may go away.
-    Resting {
+    BackingOff {
         tries: u32,
         task: Task<()>,
     },
@@ -143,9 +143,9 @@ impl TwinState {
         TwinState::Preparing { place, tries: 0, task }
     }
 
-    pub(in crate::session) fn resting(tries: u32) -> TwinState {
+    pub(in crate::session) fn backing_off(tries: u32) -> TwinState {
         let rest = REST_MIN.saturating_mul(1 << tries.min(8)).min(REST_MAX);
-        TwinState::Resting { tries, task: Task::spawn(tokio::time::sleep(rest)) }
+        TwinState::BackingOff { tries, task: Task::spawn(tokio::time::sleep(rest)) }
     }
 
     /// The place of the twin that exists, is being prepared, or has failed.
@@ -157,7 +157,7 @@ impl TwinState {
             TwinState::Empty { .. }
             | TwinState::Queued(_)
             | TwinState::Admitted(_)
-            | TwinState::Resting { .. } => None,
+            | TwinState::BackingOff { .. } => None,
         }
     }
 
@@ -172,7 +172,9 @@ impl TwinState {
     fn poll_task(&mut self, cx: &mut Context<'_>) -> bool {
         let next = match self {
             TwinState::Queued(task) => task.poll(cx).map(|permit| TwinState::Admitted(permit.ok().flatten())),
-            TwinState::Resting { tries, task } => task.poll(cx).map(|_| TwinState::Empty { tries: *tries }),
+            TwinState::BackingOff { tries, task } => {
+                task.poll(cx).map(|_| TwinState::Empty { tries: *tries })
+            }
             TwinState::Preparing { place, tries, task } => {
                 task.poll(cx).map(|outcome| after_preparing(place, *tries, outcome))
             }
@@ -223,10 +225,10 @@ fn after_preparing(
         Ok(Err(error)) => match error.reasons() {
             reasons if reasons.is_empty() => {
                 tracing::warn!(system = %place.system, %error, tries, "a twin was not made; trying again");
-                TwinState::resting(tries.saturating_add(1))
+                TwinState::backing_off(tries.saturating_add(1))
             }
             reasons => TwinState::Failed { place: Box::new(place.clone()), reasons: reasons.into() },
         },
-        Err(_) => TwinState::resting(tries.saturating_add(1)),
+        Err(_) => TwinState::backing_off(tries.saturating_add(1)),
     }
 }

@@ -40,13 +40,13 @@ impl Catalogue {
     }
 
     /// Records that a command may have changed the catalogue.
-    pub(in crate::session) fn doubt(&self) {
-        self.0.catalogue_check.doubt();
+    pub(in crate::session) fn require_check(&self) {
+        self.0.catalogue_check.require();
     }
 
     /// Whether there is a digest to compare later ones with.
     pub(in crate::session) fn is_known(&self) -> bool {
-        self.0.catalogue_check.has_looked()
+        self.0.catalogue_check.was_checked()
     }
 
     /// Checks the catalogue, if a check is due or the last one is more than a second old. Takes one round
@@ -54,36 +54,39 @@ impl Catalogue {
     ///
     /// # Cancel safety
     /// Not cancel-safe: dropped in the middle, the connection has pending answers and must be closed.
-    pub(in crate::session) async fn look(&self, connection: &mut ServerConnection) -> Result<(), QueryError> {
+    pub(in crate::session) async fn check(
+        &self,
+        connection: &mut ServerConnection,
+    ) -> Result<(), QueryError> {
         // With session pooling, nothing else starts regular checks.
-        self.0.catalogue_check.suspect();
+        self.0.catalogue_check.request_after_error();
         let ask = async |questions: &[u8]| {
             let replies = connection.run_each(questions).await?;
             let value = |reply: &Reply| Some(reply.results.last()?.value(0, 0)?.to_owned());
             Ok(replies.iter().map(value).collect())
         };
-        self.0.look(ask).await
+        self.0.check(ask).await
     }
 }
 
 impl Permits {
     /// Checks the catalogue, if a check is due; `ask` returns the value of each answer.
-    pub(super) async fn look<E>(
+    pub(super) async fn check<E>(
         &self,
         mut ask: impl AsyncFnMut(&[u8]) -> Result<Vec<Option<String>>, E>,
     ) -> Result<(), E> {
         let catalogue_check = &self.catalogue_check;
-        let Some(look) = catalogue_check.due() else { return Ok(()) };
-        let mut answers = ask(&state::shape_questions(look.needs_digest)).await?;
-        if !look.needs_digest && !catalogue_check.is_counted(answers.first().and_then(Option::as_deref)) {
+        let Some(check) = catalogue_check.due() else { return Ok(()) };
+        let mut answers = ask(&state::shape_questions(check.needs_digest)).await?;
+        if !check.needs_digest && !catalogue_check.is_counted(answers.first().and_then(Option::as_deref)) {
             answers = ask(&state::shape_questions(true)).await?;
         }
         if let [changes, digest] = &mut answers[..]
-            && catalogue_check.learn(look, changes.take(), digest.take())
+            && catalogue_check.learn(check, changes.take(), digest.take())
         {
             self.catalogue_changed();
         }
-        catalogue_check.settle(look);
+        catalogue_check.settle(check);
         Ok(())
     }
 }

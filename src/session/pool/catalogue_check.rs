@@ -50,11 +50,11 @@ impl CheckReasons {
 #[derive(Debug)]
 pub(super) struct CatalogueCheck {
     /// A command has changed definitions.
-    doubts: CheckReasons,
+    required: CheckReasons,
     /// The digest may have changed, and most often has not.
-    guesses: CheckReasons,
+    requested: CheckReasons,
     /// A regular check is due.
-    turns: CheckReasons,
+    regular: CheckReasons,
     known: Mutex<Known>,
 }
 
@@ -66,23 +66,23 @@ struct Known {
     took: Duration,
     /// Digests in a row that were the same as the one before.
     same: u32,
-    looked: Option<Instant>,
+    last_checked: Option<Instant>,
 }
 
 impl Known {
-    fn is_resting(&self) -> bool {
+    fn is_delayed(&self) -> bool {
         let rest = self.took * REST_TIMES;
         let is_slow = self.took > SLOW && self.same >= SAME_MAX;
-        is_slow && self.looked.is_some_and(|looked| looked.elapsed() < rest)
+        is_slow && self.last_checked.is_some_and(|last_checked| last_checked.elapsed() < rest)
     }
 }
 
 /// A check that is due.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DueCheck {
-    doubts: u64,
-    guesses: u64,
-    turns: u64,
+    required: u64,
+    requested: u64,
+    regular: u64,
     pub(super) needs_digest: bool,
     began: Instant,
 }
@@ -90,9 +90,9 @@ pub(super) struct DueCheck {
 impl CatalogueCheck {
     pub(super) fn new() -> CatalogueCheck {
         // The first check is due at once: later ones are compared with it.
-        let (doubts, guesses, turns) = Default::default();
-        let catalogue_check = CatalogueCheck { doubts, guesses, turns, known: Mutex::default() };
-        catalogue_check.turn();
+        let (required, requested, regular) = Default::default();
+        let catalogue_check = CatalogueCheck { required, requested, regular, known: Mutex::default() };
+        catalogue_check.request_regular();
         catalogue_check
     }
 
@@ -100,18 +100,18 @@ impl CatalogueCheck {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn doubt(&self) {
-        self.doubts.add();
+    pub(super) fn require(&self) {
+        self.required.add();
     }
 
-    pub(super) fn turn(&self) {
-        self.turns.add();
+    pub(super) fn request_regular(&self) {
+        self.regular.add();
     }
 
     /// An error may come from a statement that still has its old meaning, or be the client's own.
-    pub(super) fn suspect(&self) {
-        if self.known().looked.is_none_or(|looked| looked.elapsed() > REST) {
-            self.turn();
+    pub(super) fn request_after_error(&self) {
+        if self.known().last_checked.is_none_or(|last_checked| last_checked.elapsed() > REST) {
+            self.request_regular();
         }
     }
 
@@ -119,22 +119,22 @@ impl CatalogueCheck {
     pub(super) fn saw_changes(&self, changes: Option<&str>) {
         if changes.is_none() || self.known().changes.as_deref() != changes {
             // Where temporary tables come and go, it differs most of the time.
-            self.guess();
+            self.request();
         }
     }
 
     /// The digest may have changed. Most often it has not, so a slow digest is delayed.
-    pub(super) fn guess(&self) {
-        self.guesses.add();
+    pub(super) fn request(&self) {
+        self.requested.add();
     }
 
     pub(super) fn due(&self) -> Option<DueCheck> {
-        let (doubts, is_doubted) = self.doubts.count();
-        let (guesses, is_guessed) = self.guesses.count();
-        let (turns, is_turn) = self.turns.count();
-        let is_due = is_doubted || ((is_guessed || is_turn) && !self.known().is_resting());
-        let needs_digest = is_doubted || is_guessed || !self.has_looked();
-        is_due.then(|| DueCheck { doubts, guesses, turns, needs_digest, began: Instant::now() })
+        let (required, is_required) = self.required.count();
+        let (requested, is_requested) = self.requested.count();
+        let (regular, is_regular) = self.regular.count();
+        let is_due = is_required || ((is_requested || is_regular) && !self.known().is_delayed());
+        let needs_digest = is_required || is_requested || !self.was_checked();
+        is_due.then(|| DueCheck { required, requested, regular, needs_digest, began: Instant::now() })
     }
 
     /// Whether the count alone shows that nothing has changed.
@@ -143,16 +143,16 @@ impl CatalogueCheck {
     }
 
     /// Whether the catalogue was checked at least once.
-    pub(super) fn has_looked(&self) -> bool {
-        self.known().looked.is_some()
+    pub(super) fn was_checked(&self) -> bool {
+        self.known().last_checked.is_some()
     }
 
     /// Records the result of a check; `None`: the server did not say. `true`: statements that were made
     /// before may have another meaning now.
-    pub(super) fn learn(&self, look: DueCheck, changes: Option<String>, digest: Option<String>) -> bool {
+    pub(super) fn learn(&self, check: DueCheck, changes: Option<String>, digest: Option<String>) -> bool {
         let mut known = self.known();
-        known.took = look.began.elapsed();
-        let is_first = known.looked.replace(Instant::now()).is_none();
+        known.took = check.began.elapsed();
+        let is_first = known.last_checked.replace(Instant::now()).is_none();
         known.changes = changes;
         let is_same = digest.is_some() && known.digest == digest;
         known.same = if is_same { known.same.saturating_add(1) } else { 0 };
@@ -162,10 +162,10 @@ impl CatalogueCheck {
         !(is_same || has_begun)
     }
 
-    pub(super) fn settle(&self, look: DueCheck) {
-        self.doubts.settle(look.doubts);
-        self.guesses.settle(look.guesses);
-        self.turns.settle(look.turns);
+    pub(super) fn settle(&self, check: DueCheck) {
+        self.required.settle(check.required);
+        self.requested.settle(check.requested);
+        self.regular.settle(check.regular);
     }
 }
 
@@ -181,11 +181,11 @@ mod tests {
     fn the_first_look_asks_for_the_digest_and_later_ones_do_if_there_is_a_doubt() {
         let catalogue_check = CatalogueCheck::new();
         let first = catalogue_check.due().unwrap();
-        assert!(first.needs_digest && !catalogue_check.has_looked());
+        assert!(first.needs_digest && !catalogue_check.was_checked());
         assert!(!catalogue_check.learn(first, text("7"), text("z")), "nothing has run before");
         catalogue_check.settle(first);
-        assert!(catalogue_check.has_looked());
-        catalogue_check.turn();
+        assert!(catalogue_check.was_checked());
+        catalogue_check.request_regular();
         let turn = catalogue_check.due().unwrap();
         assert!(!turn.needs_digest && catalogue_check.is_counted(Some("7")));
         catalogue_check.settle(turn);
@@ -193,11 +193,11 @@ mod tests {
         catalogue_check.saw_changes(Some("7"));
         assert!(catalogue_check.due().is_none());
         catalogue_check.saw_changes(Some("8"));
-        let look = catalogue_check.due().unwrap();
-        assert!(look.needs_digest);
-        assert!(catalogue_check.learn(look, text("8"), text("a")));
-        catalogue_check.doubt();
-        catalogue_check.settle(look);
+        let check = catalogue_check.due().unwrap();
+        assert!(check.needs_digest);
+        assert!(catalogue_check.learn(check, text("8"), text("a")));
+        catalogue_check.require();
+        catalogue_check.settle(check);
         let again = catalogue_check.due().unwrap();
         assert!(!catalogue_check.learn(again, text("9"), text("a")));
         catalogue_check.settle(again);
@@ -216,14 +216,14 @@ mod tests {
         let catalogue_check = CatalogueCheck::new();
         let began = Instant::now().checked_sub(SLOW * 2).unwrap();
         for _ in 0..=SAME_MAX {
-            catalogue_check.guess();
+            catalogue_check.request();
             let slow = DueCheck { began, ..catalogue_check.due().unwrap() };
             catalogue_check.learn(slow, None, text("a"));
             catalogue_check.settle(slow);
         }
-        catalogue_check.guess();
+        catalogue_check.request();
         assert!(catalogue_check.due().is_none());
-        catalogue_check.doubt();
+        catalogue_check.require();
         assert!(catalogue_check.due().unwrap().needs_digest);
     }
 }

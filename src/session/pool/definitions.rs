@@ -22,11 +22,11 @@ pub(in crate::session) struct Definitions {
 
 /// What a worker knows of the functions of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::session) enum Knowledge {
+pub(in crate::session) enum HintsStatus {
     /// A session of this worker has been told already.
-    Told,
+    Current,
     /// It may be out of date.
-    Doubted,
+    Doubtful,
     /// It is out of date.
     Outdated,
 }
@@ -64,18 +64,18 @@ impl Definitions {
     }
 
     /// A command may have changed it: the catalogue is checked before a connection is lent.
-    pub(super) fn doubt_schema(&self) {
-        self.permits.catalogue_check.doubt();
+    pub(super) fn require_check(&self) {
+        self.permits.catalogue_check.require();
     }
 
-    /// Another event may have changed it: see [`Self::doubt_schema`].
-    pub(super) fn guess_schema(&self) {
-        self.permits.catalogue_check.guess();
+    /// Another event may have changed it: see [`Self::require_check`].
+    pub(super) fn request_check(&self) {
+        self.permits.catalogue_check.request();
     }
 
     /// An error may come from a change that was not noticed, and most often has another cause.
-    pub(super) fn suspect_schema(&self) {
-        self.permits.catalogue_check.suspect();
+    pub(super) fn request_check_after_error(&self) {
+        self.permits.catalogue_check.request_after_error();
     }
 
     /// A session has seen this count of changes.
@@ -90,13 +90,13 @@ impl Definitions {
 
     /// Checks the catalogue, if a check is due. A change outdates existing statements, and connections on
     /// which functions were called.
-    pub(super) async fn look(&self, pooled: &mut Pooled, deadline: Instant) -> Result<(), RestoreError> {
+    pub(super) async fn check(&self, pooled: &mut Pooled, deadline: Instant) -> Result<(), RestoreError> {
         if !self.is_check_due() {
             return Ok(());
         }
         pooled.on_server.lose_unnamed();
         let server = &mut pooled.server;
-        self.permits.look(async |questions| server.ask(questions, deadline).await).await
+        self.permits.check(async |questions| server.ask(questions, deadline).await).await
     }
 
     pub(super) fn changed(&self) {
@@ -114,13 +114,13 @@ impl Definitions {
     }
 
     /// What has become of the worker's knowledge of functions; reports each change once.
-    pub(super) fn take_knowledge(&self) -> Knowledge {
+    pub(super) fn take_hints_status(&self) -> HintsStatus {
         let is_outdated = self.number_read.replace(self.number()) != self.number();
         let is_doubted = self.functions_read.replace(self.functions()) != self.functions();
         match (is_outdated, is_doubted) {
-            (true, _) => Knowledge::Outdated,
-            (false, true) => Knowledge::Doubted,
-            (false, false) => Knowledge::Told,
+            (true, _) => HintsStatus::Outdated,
+            (false, true) => HintsStatus::Doubtful,
+            (false, false) => HintsStatus::Current,
         }
     }
 }

@@ -114,7 +114,7 @@ impl Idle {
         }
         match self.route.login(self.origin.role().as_str()) {
             Some(login) if Arc::ptr_eq(&login, &self.login) => true,
-            Some(login) if self.origin.comes_in_by(&login) => {
+            Some(login) if self.origin.may_still_log_in(&login) => {
                 self.login = login;
                 true
             }
@@ -132,7 +132,7 @@ impl Idle {
         if self.history.keeps_outdated(&self.catalogue) {
             return Liveness::Ended;
         }
-        match timeout(LOOK_MAX, self.catalogue.look(&mut self.connection)).await {
+        match timeout(LOOK_MAX, self.catalogue.check(&mut self.connection)).await {
             Ok(Ok(())) if !self.history.keeps_outdated(&self.catalogue) => Liveness::Lives,
             Ok(_) => Liveness::Ended,
             Err(_) => Liveness::Silent,
@@ -213,7 +213,7 @@ impl KeptConnections {
 
     /// Closes connections that have been idle for too long, that are not where their database is, and those
     /// of roles that may not log in any more, or not with this password.
-    pub(in crate::session) fn tidy(&self, idle_max: Duration) {
+    pub(in crate::session) fn close_unneeded(&self, idle_max: Duration) {
         self.idle.borrow_mut().retain(|_, all| {
             for mut idle in std::mem::take(all) {
                 match idle.since.elapsed() < idle_max && idle.is_wanted() {
@@ -264,7 +264,7 @@ impl KeptConnections {
         match all.get(database) {
             Some(reading) if reading.asked.elapsed() < HINTS_MAX => (reading.clone(), false),
             _ => {
-                let before = all.get(database).map(|reading| reading.answer.doubted());
+                let before = all.get(database).map(|reading| reading.answer.to_be_checked());
                 let reading = Reading { asked: Instant::now(), answer: Arc::new(before.unwrap_or_default()) };
                 all.insert(database.clone(), reading.clone());
                 (reading, true)

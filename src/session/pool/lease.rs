@@ -80,9 +80,9 @@ impl Lease {
         record: &Arc<RouteRecord>,
         pid: LentPid,
     ) -> Box<ServerConnection> {
-        if let Some(occupied) = &mut self.pooled.occupied {
-            pid.set_borrower(occupied.pid.borrower());
-            occupied.pid = pid;
+        if let Some(slot) = &mut self.pooled.slot {
+            pid.set_borrower(slot.pid.borrower());
+            slot.pid = pid;
         }
         self.pooled.record = Arc::clone(record);
         self.pooled.is_foreign = true;

@@ -23,13 +23,13 @@ const CONNECTIONS: u32 = 2;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A pool for one role of one server.
-struct Stage {
+struct Fixture {
     server: Postgres,
     pool: Rc<Pool>,
 }
 
-impl Stage {
-    fn start() -> Stage {
+impl Fixture {
+    fn start() -> Fixture {
         let server = Postgres::start(Major::newest()).unwrap();
         let place = Place {
             system: SystemName::parse("one").unwrap(),
@@ -54,7 +54,7 @@ impl Stage {
         let proof = Proof::Password(Arc::new(Zeroizing::new(server.password.clone())));
         let database_pool = DatabasePool::start(&route, &Arc::default(), parts);
         let pool = database_pool.pool(Origin::with(role, proof));
-        Stage { server, pool }
+        Fixture { server, pool }
     }
 
     fn permits(&self) -> &Permits {
@@ -122,48 +122,48 @@ fn on_loop<F: Future>(what: F) -> F::Output {
 #[test]
 fn a_lease_that_is_lost_anywhere_leaves_the_counts_of_its_pool_right() {
     on_loop(async {
-        let stage = Stage::start();
-        stage.lease().await.give_back();
-        stage.is_whole("given back").await;
+        let fixture = Fixture::start();
+        fixture.lease().await.give_back();
+        fixture.is_whole("given back").await;
 
-        drop(stage.lease().await);
-        stage.is_whole("dropped before it is lent").await;
+        drop(fixture.lease().await);
+        fixture.is_whole("dropped before it is lent").await;
 
-        stage.lease().await.discard();
-        stage.is_whole("discarded").await;
+        fixture.lease().await.discard();
+        fixture.is_whole("discarded").await;
 
-        lost_while_it_is_made_to_fit(&stage).await;
-        stage.is_whole("dropped while it is made to fit").await;
+        lost_while_it_gets_the_clients_state(&fixture).await;
+        fixture.is_whole("dropped while it is made to fit").await;
 
-        let mut client = stage.client();
-        client.begin_loan(stage.lease().await, 7);
-        assert!(client.is_served());
+        let mut client = fixture.client();
+        client.begin_loan(fixture.lease().await, 7);
+        assert!(client.has_connection());
         drop(client);
-        stage.is_whole("dropped with its client").await;
+        fixture.is_whole("dropped with its client").await;
 
-        let lease = stage.lease().await;
+        let lease = fixture.lease().await;
         event_loop::spawn(async move {
             let _lease = lease;
             panic!("a session panics, and its log line is expected here");
         });
-        stage.is_whole("dropped by a panic").await;
+        fixture.is_whole("dropped by a panic").await;
 
-        let lease = stage.lease().await;
+        let lease = fixture.lease().await;
         let pid = lease.connection().pid;
-        stage.server.psql(&format!("SELECT pg_terminate_backend({pid}, 10000)")).unwrap();
+        fixture.server.psql(&format!("SELECT pg_terminate_backend({pid}, 10000)")).unwrap();
         lease.clean_and_give_back(Residue::Session);
-        stage.is_whole("its server process ends while it is cleaned").await;
+        fixture.is_whole("its server process ends while it is cleaned").await;
 
-        stage.lease().await.clean_and_give_back(Residue::Session);
-        stage.is_whole("cleaned").await;
-        stage.pool.database_pool.close_all();
+        fixture.lease().await.clean_and_give_back(Residue::Session);
+        fixture.is_whole("cleaned").await;
+        fixture.pool.database_pool.close_all();
     });
 }
 
 /// The future in which a connection gets the client's state is dropped in the middle.
-async fn lost_while_it_is_made_to_fit(stage: &Stage) {
-    let (mut client, mut lease) = (stage.client(), stage.lease().await);
-    let mut fitting = Box::pin(client.make_fit(&mut lease));
+async fn lost_while_it_gets_the_clients_state(fixture: &Fixture) {
+    let (mut client, mut lease) = (fixture.client(), fixture.lease().await);
+    let mut fitting = Box::pin(client.apply_client_state(&mut lease));
     poll_fn(|cx| {
         assert!(fitting.as_mut().poll(cx).is_pending(), "nothing is asked");
         Poll::Ready(())
@@ -174,40 +174,40 @@ async fn lost_while_it_is_made_to_fit(stage: &Stage) {
 #[test]
 fn a_connection_for_a_client_that_waits_no_more_goes_to_the_next_one() {
     on_loop(async {
-        let stage = Stage::start();
-        let place = stage.pool.wait();
+        let fixture = Fixture::start();
+        let place = fixture.pool.wait();
         let given = timeout(PATIENCE, async {
-            while stage.pool.database_pool.is_pressed() {
+            while fixture.pool.database_pool.has_waiting_clients() {
                 sleep(Duration::from_millis(5)).await;
             }
         });
         given.await.unwrap();
-        assert_eq!((stage.idle(), stage.permits().open()), (0, 1), "it was sent");
+        assert_eq!((fixture.idle(), fixture.permits().open()), (0, 1), "it was sent");
         drop(place);
-        assert_eq!((stage.idle(), stage.permits().open()), (1, 1), "it was not closed");
-        stage.is_whole("sent to a client that waits no more").await;
+        assert_eq!((fixture.idle(), fixture.permits().open()), (1, 1), "it was not closed");
+        fixture.is_whole("sent to a client that waits no more").await;
 
-        let places = [stage.pool.wait(), stage.pool.wait()];
+        let places = [fixture.pool.wait(), fixture.pool.wait()];
         timeout(PATIENCE, async {
-            while stage.pool.database_pool.is_pressed() {
+            while fixture.pool.database_pool.has_waiting_clients() {
                 sleep(Duration::from_millis(5)).await;
             }
         })
         .await
         .unwrap();
-        let mut next = pin!(stage.pool.wait());
+        let mut next = pin!(fixture.pool.wait());
         poll_fn(|cx| {
             assert!(next.as_mut().poll(cx).is_pending(), "all connections were sent");
             Poll::Ready(())
         })
         .await;
-        let before = stage.pids();
+        let before = fixture.pids();
         drop(places);
         let lease = timeout(PATIENCE, next).await.unwrap().unwrap().unwrap();
         let pid = lease.connection().pid.to_string();
         assert!(before.lines().any(|known| known == pid), "{pid} was opened, and not one of {before}");
         lease.give_back();
-        stage.is_whole("sent to clients of which one waits no more").await;
-        stage.pool.database_pool.close_all();
+        fixture.is_whole("sent to clients of which one waits no more").await;
+        fixture.pool.database_pool.close_all();
     });
 }

@@ -25,7 +25,9 @@ pub(super) async fn maintain(database_pool: Weak<DatabasePool>) {
     let mut hints_read = Moment::now();
     loop {
         let pause = match database_pool.upgrade() {
-            Some(database_pool) if database_pool.is_pressed() || database_pool.permits.is_any_waiting() => {
+            Some(database_pool)
+                if database_pool.has_waiting_clients() || database_pool.permits.is_any_waiting() =>
+            {
                 CHECK_WAITING
             }
             Some(_) => CHECK_IDLE,
@@ -43,9 +45,9 @@ pub(super) async fn maintain(database_pool: Weak<DatabasePool>) {
         if hints_read.is_over(HINTS_MAX, now) {
             hints_read = now;
             database_pool.permits.functions_changed();
-            database_pool.permits.catalogue_check.turn();
+            database_pool.permits.catalogue_check.request_regular();
         }
-        database_pool.tidy();
+        database_pool.close_unneeded();
         database_pool.grow();
     }
 }
@@ -53,14 +55,14 @@ pub(super) async fn maintain(database_pool: Weak<DatabasePool>) {
 impl DatabasePool {
     /// Closes connections that cannot be lent any more or have been idle for too long; removes waiters that
     /// have left the queue.
-    fn tidy(self: &Rc<DatabasePool>) {
+    fn close_unneeded(self: &Rc<DatabasePool>) {
         self.waiting.borrow_mut().retain(|waiter| !waiter.gives.is_closed());
         let idle_max = self.parts.settings.idle_time_max;
         let mut spared = self.permits.open().saturating_sub(self.parts.settings.idle_min);
         for pool in self.pools.borrow().iter() {
             let mut kept = Vec::new();
             for mut pooled in pool.idle.take() {
-                let is_old = self.has_rested(&pooled, idle_max) && spared > 0;
+                let is_old = self.has_been_idle(&pooled, idle_max) && spared > 0;
                 if self.is_current(&mut pooled) && !is_old {
                     kept.push(pooled);
                     continue;
@@ -71,7 +73,7 @@ impl DatabasePool {
         }
         // Drops pools that have no idle connection and no session.
         self.pools.borrow_mut().retain(|pool| !pool.idle.borrow().is_empty() || Rc::strong_count(pool) > 1);
-        while let Some(other) = self.permits.worker_in_need(self.parts.worker, false)
+        while let Some(other) = self.permits.worker_short_of_connections(self.parts.worker, false)
             && let Some(mut idle) = self.take_longest_idle()
         {
             idle.give_permit_to(other);
@@ -85,7 +87,9 @@ impl DatabasePool {
     fn rebalance(self: &Rc<DatabasePool>) {
         for pool in self.pools.borrow().iter() {
             for _ in 0..pool.surplus.get() {
-                let Some(other) = self.permits.worker_in_need(self.parts.worker, true) else { break };
+                let Some(other) = self.permits.worker_short_of_connections(self.parts.worker, true) else {
+                    break;
+                };
                 let mut idle = pool.idle.borrow_mut();
                 if idle.is_empty() {
                     break;

@@ -33,11 +33,11 @@ mod lease;
 #[cfg(test)]
 mod lease_tests;
 mod maintenance;
-mod meanings;
 mod permits;
 mod pooled;
 pub(super) mod pooled_client;
 pub(super) mod reuse;
+mod setting_differences;
 mod shared;
 
 use std::cell::{Cell, RefCell};
@@ -53,14 +53,14 @@ use tokio::time::Instant;
 
 pub(super) use self::catalogue::Catalogue;
 use self::definitions::Definitions;
-pub(super) use self::definitions::Knowledge;
+pub(super) use self::definitions::HintsStatus;
 pub(super) use self::idle::Pool;
 pub(super) use self::lease::Lease;
 
-use self::meanings::Meanings;
 pub(super) use self::permits::Defining;
 use self::permits::{Permit, Permits};
-use self::pooled::{Keeps, Occupied, Pooled};
+use self::pooled::{ConnectionSlot, Keeps, Pooled};
+use self::setting_differences::SettingDifferences;
 pub(super) use self::shared::{PoolRegistry, SessionTemplate};
 use super::migrate::twin::{RestoreError, StatefulConnection};
 use super::origin::Origin;
@@ -119,13 +119,13 @@ pub(super) struct PoolParts {
 }
 
 /// What a waiter is sent.
-pub(super) type Lending = Result<Lease, Refusal>;
+pub(super) type LeaseResult = Result<Lease, Refusal>;
 
 #[derive(Debug)]
 struct Waiter {
     pool: Rc<Pool>,
     since: Instant,
-    gives: oneshot::Sender<Lending>,
+    gives: oneshot::Sender<LeaseResult>,
 }
 
 /// The connections of one database on one worker.
@@ -145,7 +145,7 @@ pub(super) struct DatabasePool {
     /// When maintenance last checked how many connections are not needed.
     rebalanced: Cell<Moment>,
     pub(super) definitions: Definitions,
-    meanings: Meanings,
+    differences: SettingDifferences,
 }
 
 impl DatabasePool {
@@ -158,7 +158,7 @@ impl DatabasePool {
         let database_pool = Rc::new(DatabasePool {
             route: Arc::clone(route),
             definitions: Definitions::new(&permits),
-            meanings: Meanings::default(),
+            differences: SettingDifferences::default(),
             permits,
             pool_registry: Arc::clone(pool_registry),
             parts,
@@ -202,19 +202,19 @@ impl DatabasePool {
     }
 
     /// A client waits: a session at a boundary gives its connection back.
-    pub(super) fn is_pressed(&self) -> bool {
+    pub(super) fn has_waiting_clients(&self) -> bool {
         !self.waiting.borrow().is_empty()
     }
 
     /// The connection has been idle for `time`, give or take a second.
-    pub(super) fn has_rested(&self, pooled: &Pooled, time: Duration) -> bool {
+    pub(super) fn has_been_idle(&self, pooled: &Pooled, time: Duration) -> bool {
         pooled.rested.is_over(time, self.now.get())
     }
 
     /// Whether the connection is where the database is, no RECONNECT came after it, the database is served,
     /// and what the connection keeps is still valid. Reads the record only after a change of the gate.
     fn is_current(&self, pooled: &mut Pooled) -> bool {
-        if self.meanings.keeps_what_varies(pooled) || pooled.keeps_outdated(self.definitions.catalogue()) {
+        if self.differences.keeps_what_varies(pooled) || pooled.keeps_outdated(self.definitions.catalogue()) {
             return false;
         }
         let turn = self.route.turn();
@@ -250,7 +250,7 @@ impl DatabasePool {
             drop(pooled);
             return self.grow();
         }
-        if let Some(other) = self.permits.worker_in_need(self.parts.worker, false) {
+        if let Some(other) = self.permits.worker_short_of_connections(self.parts.worker, false) {
             return pooled.give_permit_to(other);
         }
         self.place(pool, pooled);
@@ -439,13 +439,13 @@ impl DatabasePool {
             is_foreign: false,
             was_lent: false,
             lent_at: 0,
-            keeps: Keeps::nothing(&self.meanings.results_kept),
+            keeps: Keeps::nothing(&self.differences.results_kept),
             turn: 0,
             served: 0,
             opened: Instant::now(),
             born: now,
             rested: now,
-            occupied: Some(Occupied { permit, pid }),
+            slot: Some(ConnectionSlot { permit, pid }),
             database_pool: Rc::downgrade(self),
         }))
     }
@@ -495,14 +495,14 @@ impl Drop for Opening {
 /// goes to the next client.
 #[derive(Debug)]
 pub(super) struct QueuePlace {
-    given: oneshot::Receiver<Lending>,
+    given: oneshot::Receiver<LeaseResult>,
 }
 
 impl Future for QueuePlace {
-    type Output = Option<Lending>;
+    type Output = Option<LeaseResult>;
 
     /// `None`: the pool has ended.
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Lending>> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<LeaseResult>> {
         Pin::new(&mut self.given).poll(cx).map(Result::ok)
     }
 }

@@ -192,7 +192,7 @@ impl Permits {
     /// The worker that needs a connection of this worker more than this worker does. `is_surplus`: this
     /// worker has not needed it for a while. That no client waits for it at this instant proves nothing: one
     /// may be about to, and a connection that changes its worker is opened anew.
-    pub(super) fn worker_in_need(&self, worker: usize, is_surplus: bool) -> Option<usize> {
+    pub(super) fn worker_short_of_connections(&self, worker: usize, is_surplus: bool) -> Option<usize> {
         if self.workers_waiting.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -274,10 +274,10 @@ mod tests {
         let permits = Permits::new(2);
         let mut rich = many(&permits, 0, 9);
         let _poor = many(&permits, 1, 1);
-        assert_eq!(permits.worker_in_need(0, false), None, "no worker waits");
+        assert_eq!(permits.worker_short_of_connections(0, false), None, "no worker waits");
         permits.mark_waiting(1);
         let mut given = Vec::new();
-        while let Some(other) = permits.worker_in_need(0, false) {
+        while let Some(other) = permits.worker_short_of_connections(0, false) {
             let mut permit = rich.pop().unwrap();
             permit.give_to(other);
             given.push(permit);
@@ -298,8 +298,8 @@ mod tests {
         let permits = Permits::new(2);
         let (mut rich, _half) = (many(&permits, 0, 3), many(&permits, 1, 2));
         permits.mark_waiting(1);
-        assert_eq!(permits.worker_in_need(0, false), None, "neither has more");
-        assert_eq!(permits.worker_in_need(0, true), Some(1));
+        assert_eq!(permits.worker_short_of_connections(0, false), None, "neither has more");
+        assert_eq!(permits.worker_short_of_connections(0, true), Some(1));
         let mut permit = rich.pop().unwrap();
         permit.give_to(1);
         drop(permit);

@@ -54,13 +54,13 @@ pub(in crate::session) struct Pooled {
     pub(super) born: Moment,
     pub(super) rested: Moment,
     /// `None`: it is being closed.
-    pub(super) occupied: Option<Occupied>,
+    pub(super) slot: Option<ConnectionSlot>,
     pub(super) database_pool: Weak<DatabasePool>,
 }
 
 /// What a connection takes up until it is closed.
 #[derive(Debug)]
-pub(super) struct Occupied {
+pub(super) struct ConnectionSlot {
     pub(super) permit: Permit,
     /// Its line in the session table.
     pub(super) pid: LentPid,
@@ -76,7 +76,7 @@ pub(super) struct Keeps {
     pub(super) found: bool,
     /// A command has kept values as a client with this state reads them.
     pub(super) values: Option<Arc<SessionState>>,
-    /// [`Meanings::results_kept`](super::meanings::Meanings::results_kept).
+    /// [`SettingDifferences::results_kept`](super::setting_differences::SettingDifferences::results_kept).
     pub(super) results_kept: Rc<Cell<bool>>,
 }
 
@@ -127,8 +127,8 @@ impl Pooled {
 
     /// The worker that needs it more gets its permit once it is closed.
     pub(super) fn give_permit_to(&mut self, other: usize) {
-        if let Some(occupied) = &mut self.occupied {
-            occupied.permit.give_to(other);
+        if let Some(slot) = &mut self.slot {
+            slot.permit.give_to(other);
         }
     }
 
@@ -148,21 +148,21 @@ impl Pooled {
     /// The session that has it from now on; `None`: it is idle.
     pub(super) fn set_borrower(&mut self, session: Option<u64>) {
         self.was_lent |= session.is_some();
-        if let Some(occupied) = &self.occupied {
-            occupied.pid.set_borrower(session);
+        if let Some(slot) = &self.slot {
+            slot.pid.set_borrower(session);
         }
     }
 }
 
 impl Drop for Pooled {
     fn drop(&mut self) {
-        let Some(occupied) = self.occupied.take() else { return };
+        let Some(slot) = self.slot.take() else { return };
         // The thread ends: dropping the connection closes its socket.
         if !event_loop::is_here() {
             return;
         }
         let connection = self.server.take_connection();
-        let closing = Closing::begin(&self.database_pool, occupied);
+        let closing = Closing::begin(&self.database_pool, slot);
         event_loop::spawn(async move {
             connection.terminate().await;
             drop(closing);
@@ -172,18 +172,18 @@ impl Drop for Pooled {
 
 /// A connection that is being closed. Dropping this returns the permit, for the first waiter.
 struct Closing {
-    _occupied: Occupied,
+    _slot: ConnectionSlot,
     /// `None`: its permit is for another worker, or the pool is gone.
     database_pool: Option<Rc<DatabasePool>>,
 }
 
 impl Closing {
-    fn begin(database_pool: &Weak<DatabasePool>, occupied: Occupied) -> Closing {
-        let database_pool = database_pool.upgrade().filter(|_| !occupied.permit.is_given());
+    fn begin(database_pool: &Weak<DatabasePool>, slot: ConnectionSlot) -> Closing {
+        let database_pool = database_pool.upgrade().filter(|_| !slot.permit.is_given());
         if let Some(database_pool) = &database_pool {
             database_pool.closing.set(database_pool.closing.get() + 1);
         }
-        Closing { _occupied: occupied, database_pool }
+        Closing { _slot: slot, database_pool }
     }
 }
 

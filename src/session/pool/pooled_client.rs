@@ -24,7 +24,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::Instant;
 
-use super::{Defining, Knowledge, Lease, Pool};
+use super::{Defining, HintsStatus, Lease, Pool};
 use crate::backend::{Parameters, ServerConnection};
 use crate::error::{Blame, Refusal, Severity, SqlState};
 use crate::model::RouteRecord;
@@ -72,12 +72,12 @@ pub(in crate::session) struct PooledClient {
 pub(in crate::session) struct PreparedAgain(pub(in crate::session) bool);
 
 /// Why a connection is not lent to a client.
-pub(in crate::session) enum Unfit {
+pub(in crate::session) enum Unusable {
     /// It is dead; another one may do.
-    Gone,
+    Dead,
     /// Functions were read on it under other settings than the client's, or with other definitions; a new
     /// connection is needed.
-    Read,
+    FunctionsRead,
     /// It does not accept the client's state.
     State(RestoreError),
 }
@@ -119,7 +119,7 @@ impl PooledClient {
 
     /// The client has a connection now.
     #[inline]
-    pub(in crate::session) fn is_served(&self) -> bool {
+    pub(in crate::session) fn has_connection(&self) -> bool {
         self.lease.is_some()
     }
 
@@ -141,8 +141,8 @@ impl PooledClient {
     }
 
     /// Another client waits for a connection of this pool.
-    pub(in crate::session) fn is_pressed(&self) -> bool {
-        self.pool.database_pool.is_pressed()
+    pub(in crate::session) fn has_waiting_clients(&self) -> bool {
+        self.pool.database_pool.has_waiting_clients()
     }
 
     /// What decides, beside its text, the meaning of a statement that is parsed now. `as_known`: nothing may
@@ -176,7 +176,7 @@ impl PooledClient {
         let schema = self.pool.database_pool.definitions.schema();
         if let Some(lease) = self.lease.as_mut().filter(|lease| lease.schema != schema) {
             lease.schema = schema;
-            self.statements.server.doubt_all();
+            self.statements.server.lose_all();
         }
         let is_taken = |name: &str| self.state.statements.contains_key(name);
         self.statements.on_request(piece, exchange, texts, parse_context, is_taken)
@@ -215,9 +215,9 @@ impl PooledClient {
     }
 
     /// A connection that can be lent as it is: it lives, and has the client's state.
-    pub(in crate::session) fn take_fitting(&mut self) -> Option<Lease> {
+    pub(in crate::session) fn take_matching(&mut self) -> Option<Lease> {
         let database_pool = &self.pool.database_pool;
-        if database_pool.is_pressed() {
+        if database_pool.has_waiting_clients() {
             return None;
         }
         let mut lease = self.take_idle()?;
@@ -226,7 +226,7 @@ impl PooledClient {
             && !lease.keeps_other_values(&self.state)
             && lease.schema == database_pool.definitions.schema()
             && !database_pool.definitions.is_check_due()
-            && !database_pool.has_rested(&lease, database_pool.settings().check_after)
+            && !database_pool.has_been_idle(&lease, database_pool.settings().check_after)
             && lease.server.is_alive();
         if fits {
             return Some(lease);
@@ -267,11 +267,11 @@ impl PooledClient {
     }
 
     /// Functions may do something else than when the tracker was last told.
-    pub(in crate::session) fn take_new_functions(&mut self) -> Option<Knowledge> {
+    pub(in crate::session) fn take_new_functions(&mut self) -> Option<HintsStatus> {
         let definitions = &self.pool.database_pool.definitions;
         let functions = definitions.functions();
         let is_new = std::mem::replace(&mut self.functions, functions) != functions;
-        is_new.then(|| definitions.take_knowledge())
+        is_new.then(|| definitions.take_hints_status())
     }
 
     /// Tells the tracker of changes that other sessions have made since the connection was lent.
@@ -280,7 +280,7 @@ impl PooledClient {
         // This check comes first: a client that is no longer counted as defining has counted its change
         // before.
         if definitions.are_changing() {
-            tracker.loan_mut().distrust();
+            tracker.loan_mut().definitions_are_changing();
         }
         let number = definitions.number();
         if std::mem::replace(&mut self.definitions, number) != number {
@@ -310,10 +310,10 @@ impl PooledClient {
         lease.on_server.end_loan();
         let (mut residue, names) = (tracker.take_residue(), tracker.loan_mut().take_names());
         lease.has_run(residue);
-        let meanings = &self.pool.database_pool.meanings;
-        meanings.saw_hints(tracker.hints());
-        let is_cleanable = residue == Residue::Clean || !meanings.has_login_trigger();
-        if meanings.keeps_other_meanings(&mut lease, names) || !is_cleanable {
+        let differences = &self.pool.database_pool.differences;
+        differences.saw_hints(tracker.hints());
+        let is_cleanable = residue == Residue::Clean || !differences.has_login_trigger();
+        if differences.keeps_other_meanings(&mut lease, names) || !is_cleanable {
             residue = Residue::Lasting;
         }
         match residue {
@@ -329,7 +329,7 @@ impl PooledClient {
         let Some(lease) = self.take_lease() else { return };
         // What its client has done will not be asked any more.
         if tracker.take_residue() != Residue::Clean {
-            self.pool.database_pool.definitions.guess_schema();
+            self.pool.database_pool.definitions.request_check();
         }
         lease.discard();
     }
@@ -386,12 +386,12 @@ impl PooledClient {
         match std::mem::replace(&mut self.statements.schema, Schema::Same) {
             Schema::Changed => {
                 definitions.schema_changed();
-                definitions.guess_schema();
+                definitions.request_check();
             }
-            Schema::Doubted => definitions.doubt_schema(),
-            _ if is_defining => definitions.doubt_schema(),
-            Schema::Guessed => definitions.guess_schema(),
-            Schema::Suspect => definitions.suspect_schema(),
+            Schema::DefinitionsChanged => definitions.require_check(),
+            _ if is_defining => definitions.require_check(),
+            Schema::PossiblyChanged => definitions.request_check(),
+            Schema::Suspect => definitions.request_check_after_error(),
             Schema::Same => {}
         }
     }
@@ -410,10 +410,10 @@ impl PooledClient {
         if self.defining.take().is_none() {
             database_pool.definitions.changed();
         }
-        database_pool.definitions.take_knowledge();
+        database_pool.definitions.take_hints_status();
         self.functions = database_pool.definitions.functions();
         self.definitions = database_pool.definitions.number();
-        database_pool.meanings.saw_hints(hints);
+        database_pool.differences.saw_hints(hints);
     }
 
     /// A session has seen this count of changes.
@@ -448,34 +448,37 @@ fn lendable(mut state: SessionState) -> SessionState {
 impl PooledClient {
     /// Brings a connection from the state that its last client left to this client's state, in one round trip
     /// at most for each kind of thing that differs.
-    pub(in crate::session) async fn make_fit(&mut self, lease: &mut Lease) -> Result<PreparedAgain, Unfit> {
+    pub(in crate::session) async fn apply_client_state(
+        &mut self,
+        lease: &mut Lease,
+    ) -> Result<PreparedAgain, Unusable> {
         let database_pool = &self.pool.database_pool;
         let deadline = Instant::now() + database_pool.connect_time_max();
         if !lease.server.is_alive() {
-            return Err(Unfit::Gone);
+            return Err(Unusable::Dead);
         }
         if lease.has_read_otherwise(&self.state) {
-            return Err(Unfit::Read);
+            return Err(Unusable::FunctionsRead);
         }
-        database_pool.definitions.look(lease, deadline).await.map_err(|_| Unfit::Gone)?;
+        database_pool.definitions.check(lease, deadline).await.map_err(|_| Unusable::Dead)?;
         if lease.keeps_outdated(database_pool.definitions.catalogue()) {
-            return Err(Unfit::Read);
+            return Err(Unusable::FunctionsRead);
         }
         let schema = database_pool.definitions.schema();
         if lease.schema != schema {
             let closes = lease.on_server.close_all();
             if !closes.is_empty() {
-                lease.server.run_quietly(&closes, deadline).await.map_err(|_| Unfit::Gone)?;
+                lease.server.run_quietly(&closes, deadline).await.map_err(|_| Unusable::Dead)?;
             }
             lease.schema = schema;
         } else if !lease.on_server.is_clean() {
-            let closes = lease.on_server.close_doubted();
-            lease.server.run_quietly(&closes, deadline).await.map_err(|_| Unfit::Gone)?;
-        } else if database_pool.has_rested(lease, database_pool.settings().check_after) {
+            let closes = lease.on_server.close_uncertain();
+            lease.server.run_quietly(&closes, deadline).await.map_err(|_| Unusable::Dead)?;
+        } else if database_pool.has_been_idle(lease, database_pool.settings().check_after) {
             let mut question = BytesMut::new();
             crate::wire::message::frontend::query(&mut question, "");
             lease.on_server.lose_unnamed();
-            lease.server.run_quietly(&question, deadline).await.map_err(|_| Unfit::Gone)?;
+            lease.server.run_quietly(&question, deadline).await.map_err(|_| Unusable::Dead)?;
         }
         if Arc::ptr_eq(&lease.state, &self.state) {
             return Ok(PreparedAgain(false));
@@ -485,8 +488,8 @@ impl PooledClient {
             lease.on_server.lose_unnamed();
             let changed = Box::pin(lease.server.refresh(&self.state, LockPatience::Try, deadline)).await;
             changed.map_err(|error| match error {
-                error @ RestoreError::Parts(_) => Unfit::State(error),
-                _ => Unfit::Gone,
+                error @ RestoreError::Parts(_) => Unusable::State(error),
+                _ => Unusable::Dead,
             })?;
             prepared_again = !self.state.statements.is_empty();
         }
@@ -498,7 +501,7 @@ impl PooledClient {
     pub(in crate::session) fn learn(&mut self, state: &SessionState) {
         let state = lendable(state.clone());
         if let Some(template) = self.pool.template() {
-            self.pool.database_pool.meanings.saw_path(&state, &template.state);
+            self.pool.database_pool.differences.saw_path(&state, &template.state);
         }
         if *self.state != state {
             self.state = match self.pool.template() {

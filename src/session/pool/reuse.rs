@@ -60,7 +60,7 @@ pub(in crate::session) fn keep(worker: &Rc<Worker>, left: ReturnedConnection) {
     event_loop::spawn(async move {
         let mut left = left;
         let login =
-            left.route.login(left.origin.role().as_str()).filter(|login| left.origin.comes_in_by(login));
+            left.route.login(left.origin.role().as_str()).filter(|login| left.origin.may_still_log_in(login));
         let is_as_new = login.is_some() && is_as_new(&worker, &mut left).await;
         // Other connections may have been kept meanwhile.
         let login = login.filter(|_| is_as_new && has_room(&worker, &left.record));

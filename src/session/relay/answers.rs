@@ -31,7 +31,7 @@ impl Relay {
         match self.to_client.poll_drain(cx, &mut self.client) {
             Poll::Pending => return Ok(false),
             Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(_)) => return Err(Ending::ClientVanished),
+            Poll::Ready(Err(_)) => return Err(Ending::ClientDisconnected),
         }
         if let Some(mut unseen) = self.server_end.answers.take_unseen() {
             self.forward_answers(cx, &mut unseen)?;
@@ -60,7 +60,7 @@ impl Relay {
         // Before sending: a client that has an answer finds it counted.
         counters::sent(&self.member, walked.forwarded);
         let sent = self.to_client.send(cx, &mut self.client, &bytes[..walked.forwarded]);
-        sent.map_err(|_| Ending::ClientVanished)?;
+        sent.map_err(|_| Ending::ClientDisconnected)?;
         self.server_end.answers.keep(&bytes[walked.taken..]);
         Ok(())
     }
@@ -80,7 +80,7 @@ impl Relay {
                 return Ok(Walked { taken, forwarded });
             };
             let (length, is_named) = (piece.bytes.len(), is_named(piece.tag) && piece.part.begins());
-            let words = self.backend.in_clients_words(&piece);
+            let words = self.backend.with_client_names(&piece);
             if piece.part.begins() {
                 self.looked_at = self.looked_at.saturating_add(1);
                 self.server_end.forward_as = self.note_answer(&piece)?;

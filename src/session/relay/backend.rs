@@ -20,7 +20,7 @@ use crate::backend::ServerConnection;
 use crate::error::Refusal;
 use crate::event_loop;
 use crate::model::RouteRecord;
-use crate::session::migrate::sequence_memory::{LeftConnection, Recall};
+use crate::session::migrate::sequence_memory::{PreviousConnection, Recall};
 use crate::session::pool::kept::ConnectionHistory;
 use crate::session::pool::pooled_client::PooledClient;
 use crate::session::state::{Bound, StateTracker};
@@ -117,7 +117,11 @@ impl Dedicated {
     }
 
     /// The session has left a connection; `None`: there is nothing of the old one to remember.
-    pub(in crate::session) fn remember(&mut self, left: Option<&Rc<LeftConnection>>, tracker: &StateTracker) {
+    pub(in crate::session) fn remember(
+        &mut self,
+        left: Option<&Rc<PreviousConnection>>,
+        tracker: &StateTracker,
+    ) {
         let before = self.take_recall();
         let Some(left) = left else { return };
         let parse = tracker.unnamed().body().and_then(|body| parse_parse(body).ok());
@@ -162,10 +166,10 @@ impl Backend {
 
     /// The client has no server connection now.
     #[inline]
-    pub(in crate::session) fn is_unserved(&self) -> bool {
+    pub(in crate::session) fn needs_connection(&self) -> bool {
         match self {
             Backend::Dedicated(_) => false,
-            Backend::Pooled(client) => !client.is_served(),
+            Backend::Pooled(client) => !client.has_connection(),
         }
     }
 
@@ -211,15 +215,15 @@ impl Backend {
     /// given back.
     pub(super) fn mark_unneeded(&mut self) {
         if let Backend::Pooled(client) = self {
-            client.is_used |= client.is_served();
+            client.is_used |= client.has_connection();
         }
     }
 
     /// Another client waits for a connection like this one.
-    pub(super) fn is_pressed(&self) -> bool {
+    pub(super) fn has_waiting_clients(&self) -> bool {
         match self {
             Backend::Dedicated(_) => false,
-            Backend::Pooled(client) => client.is_pressed(),
+            Backend::Pooled(client) => client.has_waiting_clients(),
         }
     }
 
@@ -231,7 +235,7 @@ impl Backend {
             // The walker reports what is wrong with it.
             return bytes.len() >= HEADER_BYTES;
         };
-        let wanted = if client.is_served() { FRONT_BYTES } else { WHOLE_BYTES_MAX };
+        let wanted = if client.has_connection() { FRONT_BYTES } else { WHOLE_BYTES_MAX };
         bytes.len() >= header.message_bytes().min(wanted)
     }
 
@@ -274,7 +278,7 @@ impl Backend {
         }
         let Backend::Pooled(client) = self else { return None };
         // Without a connection there is nothing that such a message could end or continue.
-        if !client.is_served() {
+        if !client.has_connection() {
             return Some(&[]);
         }
         if !piece.part.begins() {
@@ -333,10 +337,10 @@ impl Backend {
 
     /// An error that names a statement by Freehold's name for it, with the client's name.
     #[inline]
-    pub(super) fn in_clients_words(&self, piece: &Piece<'_>) -> Option<BytesMut> {
+    pub(super) fn with_client_names(&self, piece: &Piece<'_>) -> Option<BytesMut> {
         match self {
             Backend::Pooled(client) if piece.tag == answer::ERROR_RESPONSE && piece.part == Part::Whole => {
-                client.statements.in_clients_words(piece.bytes)
+                client.statements.with_client_names(piece.bytes)
             }
             Backend::Pooled(_) | Backend::Dedicated(_) => None,
         }

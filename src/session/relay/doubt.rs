@@ -29,8 +29,8 @@ pub(in crate::session) async fn settle(relay: &mut Relay) -> Result<(), Ending> 
     relay.exchange.on_request(frontend::tag::CLOSE);
     relay.exchange.on_request(frontend::tag::SYNC);
     let stream = relay.backend.stream();
-    stream.write_all(&question).await.map_err(|_| Ending::ServerVanished)?;
-    stream.flush().await.map_err(|_| Ending::ServerVanished)?;
+    stream.write_all(&question).await.map_err(|_| Ending::ServerDisconnected)?;
+    stream.flush().await.map_err(|_| Ending::ServerDisconnected)?;
     let mut answered = false;
     loop {
         let message = read_message(relay).await?;
@@ -68,7 +68,7 @@ async fn read_message(relay: &mut Relay) -> Result<BytesMut, Ending> {
         let mut more = [0; 512];
         match stream.read(&mut more).await {
             Ok(read @ 1..) => kept.extend_from_slice(&more[..read]),
-            _ => return Err(Ending::ServerVanished),
+            _ => return Err(Ending::ServerDisconnected),
         }
     }
 }

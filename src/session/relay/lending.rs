@@ -10,7 +10,7 @@ use super::admission::Wait;
 use super::server_end::LastError;
 use super::{Backend, Pause, Relay, counters};
 use crate::session::ending::Ending;
-use crate::session::pool::{Knowledge, Lease};
+use crate::session::pool::{HintsStatus, Lease};
 use crate::session::state::Freshness;
 use crate::wire::exchange::Rest;
 
@@ -24,16 +24,16 @@ impl Relay {
             client.is_used = false;
             let may_stay = client.is_pinned() && is_known && !client.asks_again;
             if !may_stay && !self.detach_settled() {
-                return Some(Pause::Rest);
+                return Some(Pause::ReturnConnection);
             }
         }
-        (self.admission.wait == Wait::Connection).then_some(Pause::Unserved)
+        (self.admission.wait == Wait::Connection).then_some(Pause::NeedsConnection)
     }
 
     /// Takes a connection that can be lent as it is. `false`: there is none.
-    pub(super) fn attach_fitting(&mut self) -> bool {
+    pub(super) fn attach_matching(&mut self) -> bool {
         let Backend::Pooled(client) = &mut self.backend else { return false };
-        match client.take_fitting() {
+        match client.take_matching() {
             Some(lease) => {
                 self.attach(lease);
                 true
@@ -49,9 +49,9 @@ impl Relay {
         if let Some(knowledge) = client.take_new_functions() {
             self.tracker.texts_mut().forget_hints();
             match knowledge {
-                Knowledge::Told => {}
-                Knowledge::Doubted => self.worker.doubt_hints(self.route.id()),
-                Knowledge::Outdated => self.worker.forget_hints(self.route.id()),
+                HintsStatus::Current => {}
+                HintsStatus::Doubtful => self.worker.recheck_hints(self.route.id()),
+                HintsStatus::Outdated => self.worker.forget_hints(self.route.id()),
             }
         }
         // Another session may have read meanwhile what they do.
@@ -90,7 +90,7 @@ impl Relay {
         match &mut self.backend {
             Backend::Dedicated(dedicated) => {
                 if dedicated.take_defined() {
-                    self.worker.catalogue(self.route.id()).doubt();
+                    self.worker.catalogue(self.route.id()).require_check();
                 }
             }
             Backend::Pooled(client) => client.tell_of_schema(self.tracker.loan().is_defining()),
@@ -110,7 +110,9 @@ impl Relay {
 
     /// The client leaves: its connection is given back or closed.
     pub(in crate::session) fn leave_connection(&mut self) {
-        if self.backend.is_unserved() || (self.can_speak() && self.is_clean() && self.detach_settled()) {
+        if self.backend.needs_connection()
+            || (self.may_send_own_message() && self.is_clean() && self.detach_settled())
+        {
             return;
         }
         if let Backend::Pooled(client) = &mut self.backend {

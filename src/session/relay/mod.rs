@@ -71,9 +71,9 @@ pub(super) enum Pause {
     /// No transaction runs, no message is cut in the middle, and there is an order to follow.
     Boundary,
     /// The same, and the server has to be asked something before its connection is given back.
-    Rest,
+    ReturnConnection,
     /// The client's request needs a server connection.
-    Unserved,
+    NeedsConnection,
     /// The client's request asks for sequence values that its session drew on another connection.
     Recall,
     Ended(Ending),
@@ -88,41 +88,41 @@ struct Round {
 
 /// Where the client's unnamed statement is, if it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unnamed {
+pub(super) enum UnnamedPlace {
     OnServer,
     /// The new server connection does not have it yet.
-    Owed,
-    /// As `Owed`, and the client's next request is about it.
+    Missing,
+    /// As `Missing`, and the client's next request is about it.
     Wanted,
 }
 
-impl Unnamed {
+impl UnnamedPlace {
     /// The message that begins here may be about the unnamed statement that the server connection does not
     /// have yet: then it is made first, at the boundary that is now. A Query or another unnamed Parse
     /// destroys it, wherever it is.
     fn is_wanted_by(&mut self, bytes: &[u8]) -> bool {
-        if *self == Unnamed::OnServer {
+        if *self == UnnamedPlace::OnServer {
             return false;
         }
         let (tag, name) = (bytes.first().copied(), bytes.get(HEADER_BYTES));
         match (tag, name) {
             (Some(request::PARSE), None) => return false,
             (Some(request::QUERY), _) | (Some(request::PARSE), Some(0)) => {
-                *self = Unnamed::OnServer;
+                *self = UnnamedPlace::OnServer;
                 return false;
             }
             (Some(tag), _) if !Exchange::begins_work(tag) => return false,
             _ => {}
         }
-        *self = Unnamed::Wanted;
+        *self = UnnamedPlace::Wanted;
         true
     }
 
     /// The client's next request is about it: it has to be made first.
     pub(super) fn take_wanted(&mut self) -> bool {
-        let is_wanted = *self == Unnamed::Wanted;
+        let is_wanted = *self == UnnamedPlace::Wanted;
         if is_wanted {
-            *self = Unnamed::Owed;
+            *self = UnnamedPlace::Missing;
         }
         is_wanted
     }
@@ -153,7 +153,7 @@ pub(super) struct Relay {
     requests: Inbox,
     server_end: ServerEnd,
     pub(super) admission: Admission,
-    pub(super) unnamed: Unnamed,
+    pub(super) unnamed: UnnamedPlace,
     /// Messages read in this poll.
     looked_at: u16,
     activity: Activity,
@@ -197,7 +197,7 @@ impl Relay {
             requests,
             server_end,
             admission: Admission::new(turns, wait),
-            unnamed: Unnamed::OnServer,
+            unnamed: UnnamedPlace::OnServer,
             looked_at: 0,
             activity: Activity::Idle,
             watch,
@@ -238,7 +238,7 @@ impl Relay {
                     return Poll::Ready(pause);
                 }
                 // The connection was given back: no answers come until another is asked for.
-                moved.answers &= !self.backend.is_unserved() || self.admission.wait != Wait::Nothing;
+                moved.answers &= !self.backend.needs_connection() || self.admission.wait != Wait::Nothing;
             }
             if !moved.requests && !moved.answers && !self.backend.is_newly_lent() {
                 return Poll::Pending;
@@ -361,7 +361,7 @@ impl Relay {
     }
 
     /// Whether a message of our own may still go to the client: not in the middle of a server message.
-    pub(super) fn can_speak(&self) -> bool {
+    pub(super) fn may_send_own_message(&self) -> bool {
         self.server_end.answers.is_between_messages()
     }
 }

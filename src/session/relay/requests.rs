@@ -31,10 +31,13 @@ impl Relay {
             Poll::Ready(Err(_)) => self.server_end.outbox = Outbox::default(),
         }
         if self.requests.ended {
-            let is_served = !self.backend.is_unserved();
-            return Ok(is_served && self.server_end.poll_shutdown(cx, self.backend.stream()));
+            let has_connection = !self.backend.needs_connection();
+            return Ok(has_connection && self.server_end.poll_shutdown(cx, self.backend.stream()));
         }
-        if self.admission.wait == Wait::Connection && self.backend.is_unserved() && !self.attach_fitting() {
+        if self.admission.wait == Wait::Connection
+            && self.backend.needs_connection()
+            && !self.attach_matching()
+        {
             return Ok(false);
         }
         if self.admission.wait != Wait::Nothing {
@@ -45,7 +48,7 @@ impl Relay {
                 self.admission.unread_since = None;
                 Ok(false)
             }
-            Poll::Ready(Err(_)) => Err(Ending::ClientVanished),
+            Poll::Ready(Err(_)) => Err(Ending::ClientDisconnected),
             Poll::Ready(Ok(0)) => Ok(true),
             Poll::Ready(Ok(filled)) => {
                 let taken = self.forward_requests(cx, &scratch[..filled])?;
@@ -119,7 +122,7 @@ impl Relay {
         let worker = Rc::clone(&self.worker);
         let drained = self.to_client.poll_drain(cx, &mut self.client);
         if matches!(drained, Poll::Ready(Err(_))) {
-            return Err(Ending::ClientVanished);
+            return Err(Ending::ClientDisconnected);
         }
         self.stay_parked(cx, &mut worker.scratch())?;
         Ok(self.admission.wait == Wait::Connection)
@@ -206,7 +209,7 @@ impl Relay {
             true if self.wants_boundary() && self.exchange.will_report() => Wait::Answers,
             true => Wait::Nothing,
             false if !Exchange::begins_work(tag) => Wait::Nothing,
-            false if self.backend.is_unserved() && !self.attach_fitting() => {
+            false if self.backend.needs_connection() && !self.attach_matching() => {
                 self.admission.unread_since = None;
                 Wait::Connection
             }
@@ -218,7 +221,7 @@ impl Relay {
         self.admission.is_due
             || self.worker.is_stopping()
             || self.route.gate().state() == GateState::Held
-            || self.backend.is_pressed()
+            || self.backend.has_waiting_clients()
     }
 
     /// Enters the gate, at a boundary.
@@ -276,7 +279,7 @@ fn listen_while_parked(
                 requests.ended = false;
                 break;
             }
-            Poll::Ready(Err(_) | Ok(0)) => return Err(Ending::ClientVanished),
+            Poll::Ready(Err(_) | Ok(0)) => return Err(Ending::ClientDisconnected),
         }
     }
     Ok(())

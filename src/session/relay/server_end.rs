@@ -74,8 +74,8 @@ impl ServerEnd {
     pub(super) fn ending(&self, has_left: bool) -> Ending {
         match self.last_error {
             _ if has_left => Ending::ClientLeft,
-            LastError::Fatal => Ending::ServerSaidWhy,
-            LastError::None => Ending::ServerVanished,
+            LastError::Fatal => Ending::ServerFatal,
+            LastError::None => Ending::ServerDisconnected,
         }
     }
 }

@@ -71,7 +71,7 @@ impl LockFunction {
 
 /// Reports the calls of a SELECT that does nothing but lock: `SELECT f(..) [[AS] a] [, ...]` or
 /// `SELECT * FROM f(..)`. `false`: it is not of that shape, and nothing was reported.
-pub(super) fn told(lexer: Lexer<'_>, statement: u16, sink: &mut dyn FnMut(ScanFinding)) -> bool {
+pub(super) fn report_lock_calls(lexer: Lexer<'_>, statement: u16, sink: &mut dyn FnMut(ScanFinding)) -> bool {
     const CALLS_MAX: usize = 8;
     let mut calls: [Option<LockCall>; CALLS_MAX] = [None; CALLS_MAX];
     let found = Shape { lexer }.select(statement, &mut calls).is_some() && calls[0].is_some();

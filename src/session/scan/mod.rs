@@ -342,7 +342,7 @@ impl Scanner<'_> {
             return Context::Block;
         }
         if is(b"SELECT") {
-            return match calls::told(statement, self.scan.statements, self.sink) {
+            return match calls::report_lock_calls(statement, self.scan.statements, self.sink) {
                 true => Context::Told,
                 false => Context::Running,
             };
@@ -589,7 +589,7 @@ impl SettingName {
 
 /// Findings in a piece of a text that is too large to be held as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Glance {
+pub(crate) struct QuickScan {
     pub(crate) locks: bool,
     /// `set_config`, or SET of a name with a dot in it.
     pub(crate) sets: bool,
@@ -638,13 +638,13 @@ pub(crate) fn mentions_temporary(part: &[u8]) -> bool {
 
 /// Looks at bytes, not tokens: the piece may begin and end anywhere. Large texts are mostly data, so matches
 /// are rare.
-pub(crate) fn glance(part: &[u8]) -> Glance {
-    let mut glance = Glance::default();
+pub(crate) fn quick_scan(part: &[u8]) -> QuickScan {
+    let mut quick_scan = QuickScan::default();
     for at in memchr::memchr_iter(b'_', part) {
-        glance.locks |= starts(&part[at + 1..], b"advisory");
-        glance.sets |= starts(&part[at + 1..], b"config") && ends(&part[..at], b"set");
+        quick_scan.locks |= starts(&part[at + 1..], b"advisory");
+        quick_scan.sets |= starts(&part[at + 1..], b"config") && ends(&part[..at], b"set");
     }
-    glance.sets |= memchr::memchr2_iter(b's', b'S', part).any(|at| {
+    quick_scan.sets |= memchr::memchr2_iter(b's', b'S', part).any(|at| {
         let rest = &part[at..];
         let ends =
             rest.get(3).is_some_and(|&byte| lexer::is_space(byte) || matches!(byte, b'/' | b'-' | b'"'));
@@ -654,7 +654,7 @@ pub(crate) fn glance(part: &[u8]) -> Glance {
         let mut lexer = Lexer::new(&rest[3..], Backslashes::Literal);
         set_name(lexer).is_some_and(|name| name != SettingName::Listed) && lexer.next().is_some()
     });
-    glance
+    quick_scan
 }
 
 #[cfg(test)]

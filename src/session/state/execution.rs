@@ -288,7 +288,7 @@ impl ExecutionRecord {
             self.loan.note(Effects::TEMPORARY);
         }
         let noted = self.notes.make();
-        let seen = scan::glance(part);
+        let seen = scan::quick_scan(part);
         if seen.locks {
             noted.lock_counts.lose_count();
         }
@@ -445,7 +445,7 @@ impl ExecutionRecord {
         let ran_opaque = noted.opaque.is_some();
         if is_newer(watched, hints.definitions) || (ran_opaque && is_newer(all, hints.all_definitions)) {
             self.loan.defined = true;
-            self.loan.keeps_whatever();
+            self.loan.may_keep_anything();
         }
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!   requests: Parse, Describe, Close of a named statement  ->  pending
 //!   all answered, and no error among them                  ->  changes of the base
-//!   an error, a change that cannot be told exactly, or     ->  unknown: PostgreSQL is asked again
+//!   an error, a change that cannot be followed exactly, or     ->  unknown: PostgreSQL is asked again
 //!     anything else that may have changed the state
 //! ```
 //!
@@ -147,8 +147,8 @@ impl Followed {
 
     /// Notes a Parse of a named statement, which has these effects when it is bound.
     pub(super) fn parse(&mut self, parse: &Parse<'_>, hints: u32, effects: Effects) -> Result<(), Unknown> {
-        let name = told(parse.statement).filter(|name| name.len() <= NAME_BYTES_MAX).ok_or(Unknown)?;
-        let sql = told(parse.sql).ok_or(Unknown)?;
+        let name = ascii(parse.statement).filter(|name| name.len() <= NAME_BYTES_MAX).ok_or(Unknown)?;
+        let sql = ascii(parse.sql).ok_or(Unknown)?;
         let types: Vec<u32> = parse.parameter_types().collect();
         let are_settled = (types.is_empty() && !sql.contains('$')) || are_all_given(&types, sql);
         if self.judged.len() < JUDGED_MAX || self.judged.contains_key(parse.statement) {
@@ -163,7 +163,7 @@ impl Followed {
 
     pub(super) fn close(&mut self, name: &[u8]) -> Result<(), Unknown> {
         self.judged.remove(name);
-        let name = told(name).filter(|name| name.len() <= NAME_BYTES_MAX).ok_or(Unknown)?;
+        let name = ascii(name).filter(|name| name.len() <= NAME_BYTES_MAX).ok_or(Unknown)?;
         self.add(Pending::Close { name: name.into() })
     }
 
@@ -176,14 +176,14 @@ impl Followed {
     }
 
     /// Notes the server's answer to the next Describe of a statement; `None`: it is too long to be read.
-    pub(super) fn described(&mut self, told: Option<Vec<u32>>) {
-        self.has_failed |= told.is_none();
+    pub(super) fn described(&mut self, reported: Option<Vec<u32>>) {
+        self.has_failed |= reported.is_none();
         let next = self.pending.iter_mut().find_map(|pending| match pending {
             Pending::Describe { types: types @ None, .. } => Some(types),
             _ => None,
         });
         if let Some(types) = next {
-            *types = Some(told.unwrap_or_default());
+            *types = Some(reported.unwrap_or_default());
         }
     }
 
@@ -205,7 +205,7 @@ impl Followed {
                 Pending::Parse { name, sql, types, are_settled } => {
                     let types = match are_settled {
                         true => types,
-                        false => self.told_types(&name).ok_or(Unknown)?,
+                        false => self.reported_types(&name).ok_or(Unknown)?,
                     };
                     self.made(name, &sql, &types)?;
                 }
@@ -217,7 +217,7 @@ impl Followed {
     }
 
     /// What the server reported for the statement before the name got another one.
-    fn told_types(&mut self, name: &str) -> Option<Vec<u32>> {
+    fn reported_types(&mut self, name: &str) -> Option<Vec<u32>> {
         for pending in &mut self.pending {
             match pending {
                 Pending::Describe { name: other, types } if **other == *name.as_bytes() => {
@@ -291,7 +291,7 @@ impl Followed {
 }
 
 /// A text that has the same bytes in every encoding.
-fn told(bytes: &[u8]) -> Option<&str> {
+fn ascii(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok().filter(|text| text.is_ascii())
 }
 
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_statement_is_there_when_the_server_has_answered_with_the_types_that_it_told() {
+    fn a_statement_is_there_when_the_server_has_answered_with_the_types_that_it_reported() {
         let mut followed = followed();
         parse(&mut followed, "s", "select $1, $2", &[]).unwrap();
         followed.describe(b"").unwrap();
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn types_that_nobody_told_are_asked_for() {
+    fn types_that_were_not_reported_are_asked_for() {
         for (sql, types) in [
             ("select $1", &[][..]),
             ("select $1", &[0]),

@@ -126,14 +126,14 @@ impl Loan {
     }
 
     /// Counts as having run code that keeps what names mean.
-    pub(super) fn keeps_whatever(&mut self) {
+    pub(super) fn may_keep_anything(&mut self) {
         self.names.0 |= Effects::BY_PATH | Effects::FINDS | Effects::BY_VALUES | Effects::DEFINES;
     }
 
     /// Another session is changing definitions: what ran may have been something else than was read.
-    pub(in crate::session) fn distrust(&mut self) {
+    pub(in crate::session) fn definitions_are_changing(&mut self) {
         self.may_leave(Residue::Statements);
-        self.keeps_whatever();
+        self.may_keep_anything();
     }
 
     /// Freehold has parsed a text, which computes its constants.
@@ -147,7 +147,7 @@ impl Loan {
             // Analysing a text makes nothing, except by code that no text names.
             Some(any) => self.note_names(any.without(Effects::OPAQUE | Effects::TEMPORARY), hints),
             // Nothing is known of the functions that may have run.
-            None => self.keeps_whatever(),
+            None => self.may_keep_anything(),
         }
         if let Some(known) = hints {
             self.note_names(known.implied(), hints);

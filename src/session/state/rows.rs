@@ -98,7 +98,7 @@ impl<'a> Fields<'a> {
         self.kind
     }
 
-    pub(super) fn odd(&self, field: usize) -> SnapshotError {
+    pub(super) fn unexpected(&self, field: usize) -> SnapshotError {
         SnapshotError::Answer {
             what: format!("field {field} of \"{}\" as {:?}", self.kind, self.row.get(field)),
         }
@@ -109,15 +109,15 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn plain(&self, field: usize) -> Result<&str, SnapshotError> {
-        self.row.get(field).and_then(Option::as_deref).ok_or_else(|| self.odd(field))
+        self.row.get(field).and_then(Option::as_deref).ok_or_else(|| self.unexpected(field))
     }
 
     pub(super) fn text(&self, field: usize) -> Result<String, SnapshotError> {
-        unhex(self.plain(field)?).ok_or_else(|| self.odd(field))
+        unhex(self.plain(field)?).ok_or_else(|| self.unexpected(field))
     }
 
     pub(super) fn number<N: std::str::FromStr>(&self, field: usize) -> Result<N, SnapshotError> {
-        self.plain(field)?.parse().map_err(|_| self.odd(field))
+        self.plain(field)?.parse().map_err(|_| self.unexpected(field))
     }
 
     pub(super) fn optional_number<N: std::str::FromStr>(
@@ -129,7 +129,7 @@ impl<'a> Fields<'a> {
 
     pub(super) fn list(&self, field: usize) -> Result<Vec<u32>, SnapshotError> {
         let numbers = self.plain(field)?.split(',').filter(|number| !number.is_empty());
-        numbers.map(|number| number.parse().map_err(|_| self.odd(field))).collect()
+        numbers.map(|number| number.parse().map_err(|_| self.unexpected(field))).collect()
     }
 }
 

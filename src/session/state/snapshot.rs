@@ -256,8 +256,9 @@ impl Reading {
             }
             "statement" => {
                 let oids = fields.list(4)?;
-                let (from_sql, first) = fields.plain(3)?.split_once(' ').ok_or_else(|| fields.odd(3))?;
-                let first = unhex(first).ok_or_else(|| fields.odd(3))?;
+                let (from_sql, first) =
+                    fields.plain(3)?.split_once(' ').ok_or_else(|| fields.unexpected(3))?;
+                let first = unhex(first).ok_or_else(|| fields.unexpected(3))?;
                 let name = fields.text(1)?;
                 if fields.is_there(2) {
                     self.texts.insert(name.clone(), fields.text(2)?);
@@ -285,7 +286,7 @@ impl Reading {
                 let key = key_of_row(fields.number(1)?, fields.number(2)?, fields.number(3)?);
                 self.held.push(AdvisoryLock { key, shared: fields.plain(4)? == "ShareLock" });
             }
-            _ => return Err(fields.odd(0)),
+            _ => return Err(fields.unexpected(0)),
         }
         Ok(())
     }

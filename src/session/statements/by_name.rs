@@ -136,7 +136,7 @@ impl Statements {
         self.server.own.insert(name.into(), text);
         self.inject(exchange, request::PARSE);
         let undo = Undo { not_own: Some(name.into()), ..Undo::default() };
-        self.expected.owe_ours(Kind::Swallowed, None, Some(undo));
+        self.expected.push_ours(Kind::Swallowed, None, Some(undo));
     }
 
     pub(super) fn close_own(&mut self, name: &[u8], exchange: &mut Exchange) {
@@ -144,14 +144,14 @@ impl Statements {
         frontend::close(&mut self.out, Target::Statement, name);
         self.inject(exchange, request::CLOSE);
         let undo = Undo { still_own: Some(name.into()), ..Undo::default() };
-        self.expected.owe_ours(Kind::Swallowed, None, Some(undo));
+        self.expected.push_ours(Kind::Swallowed, None, Some(undo));
     }
 
     /// What SQL deallocates is not the client's any more once the next message has been carried out.
     pub(super) fn deallocate(&mut self, uses: &[StatementUse]) -> Undo {
         if uses.iter().any(|named| named.does == NamedUse::DeallocatesAll) {
             // Statements that other clients share go, too.
-            self.server.doubt_all();
+            self.server.lose_all();
         }
         Undo { deallocated: self.names.deallocate(uses), ..Undo::default() }
     }
@@ -159,7 +159,7 @@ impl Statements {
     pub(super) fn on_execute(&mut self, body: &[u8]) {
         if let Some(uses) = self.portals.execute(body) {
             let undo = self.deallocate(&uses);
-            self.expected.owe(Kind::Deallocated, None, Some(undo));
+            self.expected.push(Kind::Deallocated, None, Some(undo));
         }
     }
 }

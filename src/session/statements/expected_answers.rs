@@ -172,21 +172,21 @@ impl ExpectedAnswers {
     }
 
     /// Notes the answer to the client's request that is sent next.
-    pub(super) fn owe(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
+    pub(super) fn push(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
         let (request, undo) = (self.requests + 1, undo.map(Box::new));
         self.undoable = if undo.is_some() { request } else { self.undoable };
         self.queue.push_back(ExpectedAnswer { kind, request, before, undo });
     }
 
     /// Notes the answer to the last request of ours before it.
-    pub(super) fn owe_ours(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
+    pub(super) fn push_ours(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
         let (request, undo) = (self.requests, undo.map(Box::new));
         self.undoable = if undo.is_some() { request } else { self.undoable };
         self.queue.push_back(ExpectedAnswer { kind, request, before, undo });
     }
 
     /// Syncs in front that a COPY has swallowed, or may have, will not be answered.
-    pub(super) fn drop_swallowed(&mut self, failed: Option<u64>) {
+    pub(super) fn drop_swallowed_syncs(&mut self, failed: Option<u64>) {
         while let Some(front) = self.queue.front()
             && front.kind.is_sync()
             && failed.is_none_or(|failed| front.request < failed)

@@ -94,9 +94,9 @@ pub(super) enum Schema {
     /// An error may come from such a change, and most often has another cause.
     Suspect,
     /// An error comes from such a change, or from a mistake of the client's.
-    Guessed,
+    PossiblyChanged,
     /// Definitions were changed; the catalogue shows whether they matter. Temporary tables do not.
-    Doubted,
+    DefinitionsChanged,
     Changed,
 }
 
@@ -230,11 +230,11 @@ impl Statements {
         match piece.tag {
             request::SYNC => {
                 self.skipping = false;
-                self.expected.owe(Kind::Sync, None, None);
+                self.expected.push(Kind::Sync, None, None);
             }
             _ if self.skipping => {}
             request::QUERY => self.on_query(piece, exchange),
-            request::FUNCTION_CALL => self.expected.owe(Kind::Call, None, None),
+            request::FUNCTION_CALL => self.expected.push(Kind::Call, None, None),
             request::PARSE => self.on_parse(piece, exchange, texts, parse_context, is_taken),
             request::BIND => self.on_bind(piece, exchange, texts, parse_context),
             request::DESCRIBE => self.on_describe(body, exchange, texts, parse_context),
@@ -295,11 +295,11 @@ impl Statements {
             // would follow.
             frontend::sync(&mut self.out);
             self.inject(exchange, request::SYNC);
-            self.expected.owe_ours(Kind::SwallowedSync, None, None);
+            self.expected.push_ours(Kind::SwallowedSync, None, None);
             self.out.extend_from_slice(piece.bytes);
         }
         let undo = (!uses.is_empty()).then(|| self.deallocate(&uses));
-        self.expected.owe(Kind::Call, before, undo);
+        self.expected.push(Kind::Call, before, undo);
     }
 
     fn on_parse(
@@ -312,7 +312,7 @@ impl Statements {
     ) {
         let body = piece.body();
         let Some((name, rest)) = split_name(body) else {
-            return self.expected.owe(Kind::Own, None, None);
+            return self.expected.push(Kind::Own, None, None);
         };
         let is_known = piece.part == Part::Whole && parse_parse(body).is_ok();
         if name.is_empty() && self.caches_unnamed && is_known && parse_context != ParseContext::Unsure {
@@ -329,7 +329,7 @@ impl Statements {
                 self.out.extend_from_slice(piece.bytes);
             }
             let before = self.changes(mark, self.mine());
-            return self.expected.owe(Kind::Own, before, None);
+            return self.expected.push(Kind::Own, before, None);
         }
         if self.names.map.contains_key(name) || std::str::from_utf8(name).is_ok_and(is_taken) {
             // The server reports that the statement exists, or another error in the text.
@@ -337,7 +337,7 @@ impl Statements {
                 self.make_own(name, None, exchange);
                 self.out.extend_from_slice(piece.bytes);
             }
-            return self.expected.owe(Kind::Own, None, None);
+            return self.expected.push(Kind::Own, None, None);
         }
         let is_kept = is_known && self.names.kept + name.len() + rest.len() <= KEPT_BYTES_MAX;
         let mut undo = Undo { name: Some((name.into(), None)), ..Undo::default() };
@@ -377,16 +377,16 @@ impl Statements {
         let is_sure = exchange.status() != TransactionStatus::Failed && exchange.is_silent();
         // One of the same name can only be made after it is closed.
         let may_be_there =
-            self.server.doubted.contains(&prepared.key) || self.expected.may_not_be_closed(prepared.key);
+            self.server.uncertain.contains(&prepared.key) || self.expected.may_not_be_closed(prepared.key);
         if (self.server.has(prepared.key) && !is_sure) || may_be_there {
             self.close_on_server(prepared.key, exchange);
         }
         if self.server.has(prepared.key) {
             frontend::close(&mut self.out, Target::Portal, NO_PORTAL);
-            return self.expected.owe(Kind::AsParse, before, undo);
+            return self.expected.push(Kind::AsParse, before, undo);
         }
         let undo = Undo { not_made: self.will_have(prepared, exchange), ..undo.unwrap_or_default() };
-        self.expected.owe(Kind::Own, before, Some(undo));
+        self.expected.push(Kind::Own, before, Some(undo));
         let name_bytes = split_name(piece.body()).map_or(0, |(name, _)| name.len());
         put_renamed(&mut self.out, piece, 0, name_bytes, &prepared.name);
     }
@@ -507,7 +507,7 @@ impl Statements {
         match parse_target(body) {
             Ok((Target::Statement, b"")) => self.close_unnamed(),
             Ok((Target::Statement, name)) => self.close_named(name),
-            _ => self.expected.owe(Kind::Own, None, None),
+            _ => self.expected.push(Kind::Own, None, None),
         }
     }
 
@@ -525,7 +525,7 @@ impl Statements {
                 }
             },
         };
-        self.expected.owe(Kind::Own, before, None);
+        self.expected.push(Kind::Own, before, None);
     }
 
     fn close_named(&mut self, name: &[u8]) {
@@ -533,7 +533,7 @@ impl Statements {
             if name.starts_with(PREFIX.as_bytes()) {
                 frontend::close(&mut self.out, Target::Portal, NO_PORTAL);
             }
-            return self.expected.owe(Kind::Own, None, None);
+            return self.expected.push(Kind::Own, None, None);
         };
         let mut undo = Undo::default();
         match prepared.body {
@@ -545,13 +545,13 @@ impl Statements {
             }
         }
         undo.name = Some((name.into(), Some(prepared)));
-        self.expected.owe(Kind::Own, None, Some(undo));
+        self.expected.push(Kind::Own, None, Some(undo));
     }
 
     /// Makes sure that the server has the statement once the next message arrives there.
     fn ensure(&mut self, prepared: &Prepared, exchange: &mut Exchange) {
         let Some(body) = &prepared.body else { return };
-        if self.expected.is_unsettled(prepared.key) || self.server.doubted.contains(&prepared.key) {
+        if self.expected.is_unsettled(prepared.key) || self.server.uncertain.contains(&prepared.key) {
             self.close_on_server(prepared.key, exchange);
         }
         if self.server.has(prepared.key) {
@@ -560,7 +560,7 @@ impl Statements {
         let not_made = self.will_have(prepared, exchange);
         put(&mut self.out, request::PARSE, body);
         self.inject(exchange, request::PARSE);
-        self.expected.owe_ours(Kind::Swallowed, None, Some(Undo { not_made, ..Undo::default() }));
+        self.expected.push_ours(Kind::Swallowed, None, Some(Undo { not_made, ..Undo::default() }));
     }
 
     /// The same for the unnamed statement; if the client has none, the one of another client is closed.
@@ -580,7 +580,7 @@ impl Statements {
         };
         self.server.unnamed = now;
         self.inject(exchange, tag);
-        self.expected.owe_ours(Kind::Swallowed, Some(Before { client: None }), None);
+        self.expected.push_ours(Kind::Swallowed, Some(Before { client: None }), None);
     }
 
     fn inject(&mut self, exchange: &mut Exchange, tag: u8) {
@@ -596,10 +596,10 @@ impl Statements {
 
     fn close_on_server(&mut self, key: u128, exchange: &mut Exchange) {
         self.server.known.remove(&key);
-        self.server.doubted.remove(&key);
+        self.server.uncertain.remove(&key);
         frontend::close(&mut self.out, Target::Statement, &name_of(key));
         self.inject(exchange, request::CLOSE);
-        self.expected.owe_ours(
+        self.expected.push_ours(
             Kind::Swallowed,
             None,
             Some(Undo { not_closed: Some(key), ..Undo::default() }),
@@ -629,7 +629,7 @@ impl Statements {
         let suspicion = match sqlstate.as_str() {
             // undefined_function, datatype_mismatch, indeterminate_datatype, cannot_coerce,
             // ambiguous_function.
-            "42883" | "42804" | "42P18" | "42846" | "42725" => Schema::Guessed,
+            "42883" | "42804" | "42P18" | "42846" | "42725" => Schema::PossiblyChanged,
             // Also mistakes of clients: a value that the type does not take.
             "22P02" | "22P03" | "22003" | "22007" | "22008" => Schema::Suspect,
             _ => return,
@@ -646,7 +646,7 @@ impl Statements {
     pub(super) fn on_error(&mut self, failure: Failure) -> ForwardAs {
         // The first of them is the one that failed, or it was skipped, too.
         let failed = self.expected.number(failure.request);
-        self.expected.drop_swallowed(failed);
+        self.expected.drop_swallowed_syncs(failed);
         if !failure.in_extended {
             if let Some(ExpectedAnswer { kind: Kind::Call, before, undo, .. }) =
                 self.expected.queue.front_mut()
@@ -728,7 +728,7 @@ impl Statements {
         // It may have been there before or not.
         if let Some(key) = undo.not_closed.filter(|&key| !is_made_later(&self.expected.queue, key)) {
             self.server.known.remove(&key);
-            self.server.doubted.insert(key);
+            self.server.uncertain.insert(key);
         }
         if let Some(name) = undo.not_own.filter(|name| !self.expected.will_make_own(name)) {
             self.server.own.remove(&name);
@@ -768,8 +768,8 @@ impl Statements {
     }
 
     /// The error with the client's names of statements, where it has Freehold's. It is no longer than it was.
-    pub(super) fn in_clients_words(&self, error: &[u8]) -> Option<BytesMut> {
-        words::in_clients_words(error, |key| {
+    pub(super) fn with_client_names(&self, error: &[u8]) -> Option<BytesMut> {
+        words::with_client_names(error, |key| {
             let kept = self.names.map.iter().map(|(name, prepared)| (&**name, prepared));
             let taken_away = self.expected.undos().flat_map(Undo::taken_away);
             let unnamed = match self.unnamed.text() {
@@ -812,7 +812,7 @@ impl Statements {
             }
         }
         self.server.known.retain(|key, _| keys.contains(key));
-        self.server.doubted.retain(|key| keys.contains(key));
+        self.server.uncertain.retain(|key| keys.contains(key));
         self.server.own.retain(|name| self.expected.will_make_own(name));
         for name in self.names.map.keys().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>() {
             self.names.forget(&name);
@@ -825,7 +825,7 @@ impl Statements {
 pub(super) fn schema_after(command: &[u8]) -> Schema {
     let is_any_of = |verbs: &[&[u8]]| verbs.iter().any(|verb| command.starts_with(verb));
     match is_any_of(&[b"ALTER ", b"DROP ", b"CREATE VIEW", b"CREATE FUNCTION", b"GRANT", b"REVOKE"]) {
-        true => Schema::Doubted,
+        true => Schema::DefinitionsChanged,
         false => Schema::Same,
     }
 }

@@ -19,7 +19,7 @@ pub(in crate::session) struct OnServer {
     pub(super) for_this_loan: Vec<u128>,
     /// The server may have these, and they must not be used: each is closed before one of that name is made,
     /// or before the connection is lent to another client.
-    pub(super) doubted: HashSet<u128>,
+    pub(super) uncertain: HashSet<u128>,
     /// Statements under names of the client's, which are closed before the connection is lent to another one.
     pub(super) own: OwnNames,
     /// The unnamed statement that the server has: its session and serial number; `None` where that is not
@@ -56,40 +56,40 @@ impl OnServer {
     /// The server has been seen to have these statements under names of ours, all made by Parse.
     pub(in crate::session) fn found(&mut self, keys: &HashSet<u128>) {
         let gone = self.known.extract_if(|key, _| !keys.contains(key)).map(|(key, _)| key);
-        self.doubted.extend(gone);
-        self.doubted.extend(keys.iter().filter(|key| !self.known.contains_key(key)));
+        self.uncertain.extend(gone);
+        self.uncertain.extend(keys.iter().filter(|key| !self.known.contains_key(key)));
     }
 
     /// Statements that were made before may mean something else now: each is made again before it is used.
-    pub(in crate::session) fn doubt_all(&mut self) {
-        self.doubted.extend(self.known.drain().map(|(key, _)| key));
+    pub(in crate::session) fn lose_all(&mut self) {
+        self.uncertain.extend(self.known.drain().map(|(key, _)| key));
     }
 
     /// The client gives the connection back.
     pub(in crate::session) fn end_loan(&mut self) {
         for key in self.for_this_loan.drain(..) {
             if self.known.remove(&key).is_some() {
-                self.doubted.insert(key);
+                self.uncertain.insert(key);
             }
         }
     }
 
     /// No statement has to be closed before another client gets the connection.
     pub(in crate::session) fn is_clean(&self) -> bool {
-        self.doubted.is_empty() && self.own.is_empty()
+        self.uncertain.is_empty() && self.own.is_empty()
     }
 
     /// Messages that close all of its statements, with a Sync behind. Empty where there are none.
     pub(in crate::session) fn close_all(&mut self) -> BytesMut {
-        self.doubt_all();
+        self.lose_all();
         self.for_this_loan.clear();
-        self.close_doubted()
+        self.close_uncertain()
     }
 
     /// The same for statements that must not be used.
-    pub(in crate::session) fn close_doubted(&mut self) -> BytesMut {
+    pub(in crate::session) fn close_uncertain(&mut self) -> BytesMut {
         let mut out = BytesMut::new();
-        for key in self.doubted.drain() {
+        for key in self.uncertain.drain() {
             frontend::close(&mut out, Target::Statement, &name_of(key));
         }
         for name in self.own.drain() {

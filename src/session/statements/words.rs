@@ -15,7 +15,7 @@ const SOURCE_FIELDS: [u8; 3] = [b'F', b'L', b'R'];
 
 /// An ErrorResponse with the client's names of statements in place of Freehold's; no longer than it was.
 /// `None`: it has none of those. `name_of` gives the client's name of the statement with this key.
-pub(super) fn in_clients_words(
+pub(super) fn with_client_names(
     message: &[u8],
     name_of: impl Fn(u128) -> Option<Rc<[u8]>>,
 ) -> Option<BytesMut> {
@@ -89,7 +89,7 @@ mod tests {
     }
 
     fn rewritten(fields: &[&str], name: &str) -> Option<BytesMut> {
-        in_clients_words(&error(fields), |key| (key == 7).then(|| Rc::from(name.as_bytes())))
+        with_client_names(&error(fields), |key| (key == 7).then(|| Rc::from(name.as_bytes())))
     }
 
     #[test]

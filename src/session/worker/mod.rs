@@ -130,7 +130,7 @@ impl Worker {
     /// Whether this process still accepts clients.
     pub(super) fn takes_clients(&self) -> bool {
         let door = &self.plane.door;
-        !self.is_stopping() && !door.closing.is_cancelled() && !door.making_way.is_cancelled()
+        !self.is_stopping() && !door.closing.is_cancelled() && !door.handing_over.is_cancelled()
     }
 
     /// A number for a new session: unique in the process; modulo the number of workers it is the worker's
@@ -193,9 +193,9 @@ impl Worker {
     }
 
     /// Functions may have been changed by a client that does not connect through Freehold.
-    pub(super) fn doubt_hints(&self, database: &DatabaseId) {
+    pub(super) fn recheck_hints(&self, database: &DatabaseId) {
         if let Some(known) = self.hints.borrow_mut().get_mut(database) {
-            *known = Known { hints: Arc::new(known.hints.doubted()), reader: None };
+            *known = Known { hints: Arc::new(known.hints.to_be_checked()), reader: None };
         }
     }
 

@@ -56,7 +56,7 @@ async fn work(worker: Rc<Worker>, mut commands: UnboundedReceiver<WorkerCommand>
             _ = look.tick() => {
                 worker.look_at_clocks();
                 match worker.takes_clients() {
-                    true => worker.kept.tidy(worker.plane.pool.idle_time_max),
+                    true => worker.kept.close_unneeded(worker.plane.pool.idle_time_max),
                     false => worker.kept.close_all(),
                 }
             }

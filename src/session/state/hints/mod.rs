@@ -97,7 +97,7 @@ impl HintsCell {
     }
 
     /// A cell to be filled again; with the previous hints, if the catalogue has not changed.
-    pub(in crate::session) fn doubted(&self) -> HintsCell {
+    pub(in crate::session) fn to_be_checked(&self) -> HintsCell {
         let before = self.answer.get().or(self.before.as_ref()).cloned();
         HintsCell { before, ..HintsCell::default() }
     }

@@ -306,7 +306,7 @@ impl Reading {
                     self.setting(name);
                 }
             }
-            _ => return Err(fields.odd(0)),
+            _ => return Err(fields.unexpected(0)),
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use crate::session::state::{Hints, NamesUse, SessionState};
 
 /// Of one database, on one worker.
 #[derive(Debug, Default)]
-pub(super) struct Meanings {
+pub(super) struct SettingDifferences {
     /// A client has changed the path by which names are looked up.
     paths_vary: Cell<bool>,
     /// A client has changed settings by which values are read, and had values read that a connection keeps.
@@ -26,7 +26,7 @@ pub(super) struct Meanings {
     has_login_trigger: Cell<bool>,
 }
 
-impl Meanings {
+impl SettingDifferences {
     /// Records what a loan that has ended did with names and values. `true`: the connection keeps meanings
     /// that hold for this client only, and cannot be lent any more.
     pub(super) fn keeps_other_meanings(&self, pooled: &mut Pooled, done: NamesUse) -> bool {
