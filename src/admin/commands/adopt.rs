@@ -41,10 +41,10 @@ pub(in crate::admin) async fn adopt_database(
     let (database, trail) = (new.database.clone(), operations::trail_of(cluster, caller));
     let begin = operations::begin((&database.id, &clauses.name), (&system, &dbname), &trail);
     let record = begin.record(cluster.catalog(), AdoptFacts::default(), cluster.clock()).await?;
-    let outcome = begin_new::<adopt::AdoptDatabase>(cluster.catalog(), new, &record).await?;
+    let outcome = begin_new::<adopt::AdoptOperation>(cluster.catalog(), new, &record).await?;
     refuse_taken_name(&outcome, &clauses.name)?;
 
-    let ended = operations::ended::<adopt::AdoptDatabase>(cluster, record.id, &trail).await?;
+    let ended = operations::ended::<adopt::AdoptOperation>(cluster, record.id, &trail).await?;
     let facts = ended.value.facts;
     for warning in &facts.warnings {
         caller.notice(Severity::Warning, SqlState::WARNING, warning.clone());

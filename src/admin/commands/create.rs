@@ -44,10 +44,10 @@ pub(in crate::admin) async fn create_database(
     let facts = CreateFacts { role: role.clone(), verifier: verifier_of(&password) };
     let begin = operations::begin((&id, &clauses.name), (&system, create.name.as_str()), &trail);
     let record = begin.record(cluster.catalog(), facts, cluster.clock()).await?;
-    let outcome = begin_new::<create::CreateDatabase>(cluster.catalog(), new, &record).await?;
+    let outcome = begin_new::<create::CreateOperation>(cluster.catalog(), new, &record).await?;
     refuse_taken_name(&outcome, &clauses.name)?;
 
-    let ended = operations::ended::<create::CreateDatabase>(cluster, record.id, &trail).await?;
+    let ended = operations::ended::<create::CreateOperation>(cluster, record.id, &trail).await?;
     let row = row![
         &clauses.name,
         &id,

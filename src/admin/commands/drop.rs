@@ -42,7 +42,7 @@ pub(in crate::admin) async fn drop_database(
     let dropping = Dropping { at: cluster.now(), who: caller.who.clone(), reason: reason.to_owned() };
     drop::begin(cluster.catalog(), &known, dropping, &record).await?;
 
-    let ended = operations::ended::<drop::DropDatabase>(cluster, record.id, &trail).await?.value;
+    let ended = operations::ended::<drop::DropOperation>(cluster, record.id, &trail).await?.value;
     let left_as = ended.facts.left_as.unwrap_or(place.dbname);
     Ok(Answer::rows(commands::DROP_DATABASE, vec![row![&database.name, &place.system, left_as]]))
 }

@@ -3,10 +3,10 @@
 use crate::admin::answer::{Row, row};
 use crate::admin::context::Cluster;
 use crate::admin::error::AdminError;
-use crate::control::lifecycle::adopt::AdoptDatabase;
+use crate::control::lifecycle::adopt::AdoptOperation;
 use crate::control::lifecycle::context::{DatabaseChange, activity};
-use crate::control::lifecycle::create::CreateDatabase;
-use crate::control::lifecycle::drop::DropDatabase;
+use crate::control::lifecycle::create::CreateOperation;
+use crate::control::lifecycle::drop::DropOperation;
 use crate::control::operations::Operation;
 use crate::model::{DatabaseOperation, OperationKind, UnixMillis};
 
@@ -15,9 +15,9 @@ const MOVES_ENDED_MAX: usize = 100;
 
 pub(in crate::admin) async fn show_operations(cluster: &Cluster) -> Result<Vec<Row>, AdminError> {
     let mut shown = rows_of_moves(cluster).await?;
-    shown.extend(rows_of::<CreateDatabase>(cluster).await?);
-    shown.extend(rows_of::<DropDatabase>(cluster).await?);
-    shown.extend(rows_of::<AdoptDatabase>(cluster).await?);
+    shown.extend(rows_of::<CreateOperation>(cluster).await?);
+    shown.extend(rows_of::<DropOperation>(cluster).await?);
+    shown.extend(rows_of::<AdoptOperation>(cluster).await?);
     shown.sort_by_key(|(started, _)| std::cmp::Reverse(*started));
     Ok(shown.into_iter().map(|(_, row)| row).collect())
 }

@@ -19,20 +19,20 @@ use crate::model::{
 
 /// The operation that takes in an existing database.
 #[derive(Debug)]
-pub enum AdoptDatabase {}
+pub enum AdoptOperation {}
 
-impl DatabaseChange for AdoptDatabase {
+impl DatabaseChange for AdoptOperation {
     const KIND: OperationKind = OperationKind::Adopt;
     const STEP: DatabaseStep = DatabaseStep::Examine;
     const ON_RESTART: OnRestart = OnRestart::GoOn;
     type Facts = AdoptFacts;
 
-    fn run(ctx: &mut DatabaseContext<AdoptDatabase>) -> StepFuture<'_, DatabaseError> {
+    fn run(ctx: &mut DatabaseContext<AdoptOperation>) -> StepFuture<'_, DatabaseError> {
         Box::pin(examine(ctx))
     }
 
     /// The system was not changed.
-    fn undo(_ctx: &mut DatabaseContext<AdoptDatabase>) -> StepFuture<'_, DatabaseError> {
+    fn undo(_ctx: &mut DatabaseContext<AdoptOperation>) -> StepFuture<'_, DatabaseError> {
         Box::pin(std::future::ready(Ok(())))
     }
 
@@ -45,7 +45,7 @@ impl DatabaseChange for AdoptDatabase {
     }
 }
 
-async fn examine(ctx: &mut DatabaseContext<AdoptDatabase>) -> Result<(), DatabaseError> {
+async fn examine(ctx: &mut DatabaseContext<AdoptOperation>) -> Result<(), DatabaseError> {
     let found = super::existing::examine(ctx.reach(), &ctx.record().dbname).await?;
     let remember = |facts: &mut AdoptFacts| {
         facts.logins.clone_from(&found.logins);

@@ -20,19 +20,19 @@ use crate::model::{
 
 /// The operation that creates a database.
 #[derive(Debug)]
-pub enum CreateDatabase {}
+pub enum CreateOperation {}
 
-impl DatabaseChange for CreateDatabase {
+impl DatabaseChange for CreateOperation {
     const KIND: OperationKind = OperationKind::Create;
     const STEP: DatabaseStep = DatabaseStep::Make;
     const ON_RESTART: OnRestart = OnRestart::Undo;
     type Facts = CreateFacts;
 
-    fn run(ctx: &mut DatabaseContext<CreateDatabase>) -> StepFuture<'_, DatabaseError> {
+    fn run(ctx: &mut DatabaseContext<CreateOperation>) -> StepFuture<'_, DatabaseError> {
         Box::pin(make(ctx))
     }
 
-    fn undo(ctx: &mut DatabaseContext<CreateDatabase>) -> StepFuture<'_, DatabaseError> {
+    fn undo(ctx: &mut DatabaseContext<CreateOperation>) -> StepFuture<'_, DatabaseError> {
         Box::pin(remove(ctx))
     }
 
@@ -53,11 +53,11 @@ impl DatabaseChange for CreateDatabase {
     }
 }
 
-async fn make(ctx: &mut DatabaseContext<CreateDatabase>) -> Result<(), DatabaseError> {
+async fn make(ctx: &mut DatabaseContext<CreateOperation>) -> Result<(), DatabaseError> {
     Ok(creation(ctx.record()).run(ctx.reach()).await?)
 }
 
-async fn remove(ctx: &mut DatabaseContext<CreateDatabase>) -> Result<(), DatabaseError> {
+async fn remove(ctx: &mut DatabaseContext<CreateOperation>) -> Result<(), DatabaseError> {
     Ok(creation(ctx.record()).undo(ctx.reach()).await?)
 }
 

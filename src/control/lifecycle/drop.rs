@@ -26,19 +26,19 @@ use crate::model::{
 
 /// The operation that drops a database.
 #[derive(Debug)]
-pub enum DropDatabase {}
+pub enum DropOperation {}
 
-impl DatabaseChange for DropDatabase {
+impl DatabaseChange for DropOperation {
     const KIND: OperationKind = OperationKind::Drop;
     const STEP: DatabaseStep = DatabaseStep::Close;
     const ON_RESTART: OnRestart = OnRestart::GoOn;
     type Facts = DropFacts;
 
-    fn run(ctx: &mut DatabaseContext<DropDatabase>) -> StepFuture<'_, DatabaseError> {
+    fn run(ctx: &mut DatabaseContext<DropOperation>) -> StepFuture<'_, DatabaseError> {
         Box::pin(close(ctx))
     }
 
-    fn undo(ctx: &mut DatabaseContext<DropDatabase>) -> StepFuture<'_, DatabaseError> {
+    fn undo(ctx: &mut DatabaseContext<DropOperation>) -> StepFuture<'_, DatabaseError> {
         Box::pin(reopen(ctx))
     }
 
@@ -60,7 +60,7 @@ impl DatabaseChange for DropDatabase {
     }
 }
 
-async fn close(ctx: &mut DatabaseContext<DropDatabase>) -> Result<(), DatabaseError> {
+async fn close(ctx: &mut DatabaseContext<DropOperation>) -> Result<(), DatabaseError> {
     let record = ctx.record();
     let left_as = match record.facts.is_adopted {
         true => record.dbname.clone(),
@@ -69,7 +69,7 @@ async fn close(ctx: &mut DatabaseContext<DropDatabase>) -> Result<(), DatabaseEr
     Ok(ctx.remember(|facts| facts.left_as = Some(left_as.clone())).await?)
 }
 
-async fn reopen(ctx: &mut DatabaseContext<DropDatabase>) -> Result<(), DatabaseError> {
+async fn reopen(ctx: &mut DatabaseContext<DropOperation>) -> Result<(), DatabaseError> {
     let record = ctx.record();
     if !record.facts.is_adopted {
         super::reopen(ctx.reach(), &record.dbname, suffix(&record.database)).await?;
@@ -91,10 +91,10 @@ pub async fn begin(
     dropping: Dropping,
     record: &DropRecord,
 ) -> Result<(), StoreError> {
-    let batch = recording::<DropDatabase>(catalog, record).await?;
+    let batch = recording::<DropOperation>(catalog, record).await?;
     let mut database = expected.value.clone();
     database.dropping = Some(dropping);
-    database.operation = Some(reference::<DropDatabase>(record));
+    database.operation = Some(reference::<DropOperation>(record));
     match catalog.databases().changing(batch, expected.revision, &database).await?.commit().await? {
         Swap::Committed(_) => Ok(()),
         Swap::Conflict => Err(StoreError::Contended { key: keys::database(&database.id), attempts: 1 }),

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::adopt::AdoptDatabase;
+use super::adopt::AdoptOperation;
 use super::context::start;
-use super::create::CreateDatabase;
-use super::drop::DropDatabase;
+use super::create::CreateOperation;
+use super::drop::DropOperation;
 use super::unfinished;
 use crate::catalog::Catalog;
 use crate::control::operations::Clock;
@@ -35,9 +35,9 @@ impl DatabaseOperations {
             tracing::error!(error = &error as &dyn std::error::Error, "databases cannot be read");
         }
         let running = [
-            start::<CreateDatabase>(&catalog, &settings, clock),
-            start::<DropDatabase>(&catalog, &settings, clock),
-            start::<AdoptDatabase>(&catalog, &settings, clock),
+            start::<CreateOperation>(&catalog, &settings, clock),
+            start::<DropOperation>(&catalog, &settings, clock),
+            start::<AdoptOperation>(&catalog, &settings, clock),
         ];
         let listed = async {
             for running in &running {

@@ -1,8 +1,8 @@
 //! Databases that an older version left unfinished, without an operation: they get one.
 
 use super::context::{Begin, DatabaseChange, record_unfinished};
-use super::create::CreateDatabase;
-use super::drop::DropDatabase;
+use super::create::CreateOperation;
+use super::drop::DropOperation;
 use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, Versioned, keys};
 use crate::control::operations::Clock;
@@ -22,13 +22,13 @@ pub(super) async fn record(catalog: &Catalog, clock: Clock) -> Result<(), StoreE
         match kind {
             OperationKind::Drop => {
                 let facts = DropFacts { is_adopted: database.value.adopted, left_as: None };
-                record_one::<DropDatabase>(catalog, &database, facts, clock).await?;
+                record_one::<DropOperation>(catalog, &database, facts, clock).await?;
             }
             _ => {
                 // A name of a database that is no name of a role never got a role.
                 let Ok(role) = RoleName::parse(database.value.name.as_str()) else { continue };
                 let facts = CreateFacts { role, verifier: String::new() };
-                record_one::<CreateDatabase>(catalog, &database, facts, clock).await?;
+                record_one::<CreateOperation>(catalog, &database, facts, clock).await?;
             }
         }
     }

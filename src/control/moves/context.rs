@@ -24,7 +24,7 @@ use crate::model::{
     Contract, MoveFacts, MoveId, MoveRecord, MoveStep, StepEntry, StepEvent, SystemRecord, UnixMillis,
 };
 
-use crate::control::moves::Move;
+use crate::control::moves::MoveOperation;
 use crate::control::moves::error::StepError;
 use crate::control::moves::faults::{CrashPoint, FaultKind};
 use crate::control::moves::parts::snapshot::ExportedSnapshot;
@@ -49,7 +49,7 @@ pub struct StepContext {
     /// A snapshot of the side that the clients went to, at the commit. Lives from the cutover to the next
     /// step.
     pub(in crate::control) exported: Option<ExportedSnapshot>,
-    pub(in crate::control) journal: Journal<Move>,
+    pub(in crate::control) journal: Journal<MoveOperation>,
     pub(in crate::control) cancel: CancellationToken,
 }
 
@@ -146,7 +146,7 @@ impl StepContext {
 
     /// Errors: [`StoreError::Missing`] if its database or one of its systems is not in the catalogue.
     pub(in crate::control) async fn of(
-        journal: Journal<Move>,
+        journal: Journal<MoveOperation>,
         settings: Arc<ControlSettings>,
         cancel: CancellationToken,
     ) -> Result<StepContext, StoreError> {

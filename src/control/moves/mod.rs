@@ -50,7 +50,7 @@ impl Mover {
     /// Starts on the current runtime, and resumes every move that has not ended. Settings may change while it
     /// runs: a step uses those from its beginning.
     pub fn start(catalog: Catalog, settings: Arc<ArcSwap<ControlSettings>>, clock: Clock) -> Mover {
-        Mover(Running::start::<Move>(catalog, settings, clock))
+        Mover(Running::start::<MoveOperation>(catalog, settings, clock))
     }
 
     /// Stops at the next safe point of each move. A cutover is not left half-way: it ends or is aborted
@@ -62,7 +62,7 @@ impl Mover {
 
 /// The operation that carries a database to another system.
 #[derive(Debug)]
-pub enum Move {}
+pub enum MoveOperation {}
 
 impl StepName for MoveStep {
     fn as_str(self) -> &'static str {
@@ -91,12 +91,12 @@ impl Recorded for MoveRecord {
     }
 }
 
-impl Context<Move> for StepContext {
-    fn journal(&self) -> &Journal<Move> {
+impl Context<MoveOperation> for StepContext {
+    fn journal(&self) -> &Journal<MoveOperation> {
         &self.journal
     }
 
-    fn journal_mut(&mut self) -> &mut Journal<Move> {
+    fn journal_mut(&mut self) -> &mut Journal<MoveOperation> {
         &mut self.journal
     }
 
@@ -119,7 +119,7 @@ impl Context<Move> for StepContext {
     }
 }
 
-impl Operation for Move {
+impl Operation for MoveOperation {
     const KIND: OperationKind = OperationKind::Move;
     type Record = MoveRecord;
     type Step = MoveStep;
@@ -173,7 +173,10 @@ impl Operation for Move {
         }
     }
 
-    async fn open(journal: Journal<Move>, settings: Arc<ControlSettings>) -> Result<StepContext, StoreError> {
+    async fn open(
+        journal: Journal<MoveOperation>,
+        settings: Arc<ControlSettings>,
+    ) -> Result<StepContext, StoreError> {
         StepContext::of(journal, settings, CancellationToken::new()).await
     }
 
@@ -218,7 +221,7 @@ impl Operation for Move {
 
     async fn may_act(ctx: &mut StepContext, step: MoveStep, act: Act) -> Result<bool, StoreError> {
         // Clients wait for the abort of a cutover, and the claim was checked a moment ago.
-        let is_abort = act == Act::Undo && Move::holds_clients(step);
+        let is_abort = act == Act::Undo && MoveOperation::holds_clients(step);
         Ok(is_abort || held(ctx).await? != Held::Anothers)
     }
 
@@ -244,7 +247,7 @@ impl Operation for Move {
     }
 
     fn is_waited_for(step: MoveStep, act: Act) -> bool {
-        act == Act::Undo || Move::holds_clients(step)
+        act == Act::Undo || MoveOperation::holds_clients(step)
     }
 
     fn holds_clients(step: MoveStep) -> bool {
