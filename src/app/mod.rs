@@ -48,7 +48,7 @@ use crate::admin::ProcessRequest;
 use crate::catalog::Catalog;
 use crate::catalog::store::StoreError;
 use crate::config::Config;
-use crate::control::operations::Clock;
+use crate::control::operations::WallClock;
 use crate::frontend::listener::Listener;
 use crate::model::UnixMillis;
 use crate::route::RouteTable;
@@ -85,7 +85,7 @@ pub struct Given {
     /// Listeners for clients, opened by the parent process.
     pub listeners: Vec<Listener>,
     /// The wall clock: what is due by it runs by itself.
-    pub clock: Clock,
+    pub clock: WallClock,
 }
 
 impl Default for Given {

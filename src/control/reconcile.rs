@@ -22,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::catalog::store::{Revision, StoreError};
 use crate::catalog::{Catalog, Change, Changes, Swap, Trail, Versioned, keys};
-use crate::control::moves::context::Clock;
+use crate::control::moves::context::WallClock;
 use crate::error::chain;
 use crate::model::{
     AuditEntry, DatabaseId, DatabaseRecord, Lifecycle, Place, RouteRecord, SystemName, SystemRecord, Terms,
@@ -46,7 +46,7 @@ pub struct Reconciler {
 impl Reconciler {
     /// Returns when everything stored now was checked. A record that cannot be read or written is logged and
     /// retried: it does not keep the process from starting.
-    pub async fn start(catalog: Catalog, clock: Clock) -> Reconciler {
+    pub async fn start(catalog: Catalog, clock: WallClock) -> Reconciler {
         let reconcile = Reconcile { catalog, clock };
         let seen = reconcile.everything(When::Start).await;
         Reconciler { _task: AbortOnDropHandle::new(tokio::spawn(reconcile.follow(seen))) }
@@ -62,7 +62,7 @@ enum When {
 #[derive(Debug)]
 struct Reconcile {
     catalog: Catalog,
-    clock: Clock,
+    clock: WallClock,
 }
 
 /// What changed since the last check.

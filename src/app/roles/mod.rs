@@ -17,7 +17,7 @@ use super::error::ServeError;
 use crate::auth::scram::MockSecret;
 use crate::catalog::Catalog;
 use crate::config::Config;
-use crate::control::operations::Clock;
+use crate::control::operations::WallClock;
 use crate::frontend::Access;
 use crate::telemetry::Metrics;
 use crate::tls::Connector;
@@ -32,7 +32,7 @@ pub(super) struct Shared {
     /// Reaches systems.
     pub(super) connector: Connector,
     /// The wall clock of what control does and records.
-    pub(super) clock: Clock,
+    pub(super) clock: WallClock,
 }
 
 impl Shared {

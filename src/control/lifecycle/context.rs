@@ -31,7 +31,8 @@ use super::machine::{self, OnRestart};
 use super::{LifecycleError, Reach};
 use crate::control::operations::journal::Journal;
 use crate::control::operations::{
-    self, Change, Clock, Context, Never, Operation, Recorded, RetryPolicy, StepFuture, StepName, TakeUp,
+    self, Context, Never, Operation, RecordChange, Recorded, RetryPolicy, StepFuture, StepName, TakeUp,
+    WallClock,
 };
 use crate::control::settings::ControlSettings;
 
@@ -211,11 +212,11 @@ impl<C: DatabaseChange> Operation for C {
         keys::operations(<C as DatabaseChange>::KIND)
     }
 
-    fn next(record: &Self::Record, policy: &RetryPolicy) -> machine::Action {
+    fn next(record: &Self::Record, policy: &RetryPolicy) -> machine::DatabaseAction {
         machine::next(record, C::STEP, policy)
     }
 
-    fn apply(record: &mut Self::Record, event: machine::Event, at: UnixMillis, _: &RetryPolicy) {
+    fn apply(record: &mut Self::Record, event: machine::DatabaseEvent, at: UnixMillis, _: &RetryPolicy) {
         machine::apply(record, event, at, (C::STEP, C::ON_RESTART));
     }
 
@@ -237,10 +238,10 @@ impl<C: DatabaseChange> Operation for C {
 
     async fn consequences(
         catalog: &Catalog,
-        change: Change<'_, Self::Record>,
+        change: RecordChange<'_, Self::Record>,
         batch: Batch,
     ) -> Result<Batch, StoreError> {
-        let Change { before, after, at } = change;
+        let RecordChange { before, after, at } = change;
         if before.phase.has_ended() || !after.phase.has_ended() {
             return Ok(batch);
         }
@@ -296,7 +297,7 @@ impl Begin<'_> {
         &self,
         catalog: &Catalog,
         facts: F,
-        clock: Clock,
+        clock: WallClock,
     ) -> Result<DatabaseOperation<F>, StoreError> {
         let (audit_key, audit) = self.audit.clone();
         Ok(DatabaseOperation {
@@ -388,7 +389,7 @@ pub(super) async fn record_unfinished<C: DatabaseChange>(
 pub(super) fn start<C: DatabaseChange>(
     catalog: &Catalog,
     settings: &Arc<ArcSwap<ControlSettings>>,
-    clock: Clock,
+    clock: WallClock,
 ) -> operations::supervisor::Running {
     operations::supervisor::Running::start::<C>(catalog.clone(), Arc::clone(settings), clock)
 }

@@ -11,7 +11,7 @@ use super::create::CreateOperation;
 use super::drop::DropOperation;
 use super::unfinished;
 use crate::catalog::Catalog;
-use crate::control::operations::Clock;
+use crate::control::operations::WallClock;
 use crate::control::operations::supervisor::Running;
 use crate::control::settings::ControlSettings;
 
@@ -29,7 +29,7 @@ impl DatabaseOperations {
     pub async fn start(
         catalog: Catalog,
         settings: Arc<ArcSwap<ControlSettings>>,
-        clock: Clock,
+        clock: WallClock,
     ) -> DatabaseOperations {
         if let Err(error) = unfinished::record(&catalog, clock).await {
             tracing::error!(error = &error as &dyn std::error::Error, "databases cannot be read");

@@ -29,10 +29,10 @@ use crate::control::operations::{self, Never, RetryPolicy};
 const FAILURES_LOGGED_MAX: u32 = 5;
 
 /// What the driver does next.
-pub type Action = operations::Action<DatabaseStep, Never>;
+pub type DatabaseAction = operations::Action<DatabaseStep, Never>;
 
 /// What happened.
-pub type Event = operations::Event<DatabaseStep, Never, ()>;
+pub type DatabaseEvent = operations::Event<DatabaseStep, Never, ()>;
 
 /// What a process does with an operation of an earlier process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,29 +43,29 @@ pub enum OnRestart {
 }
 
 /// The next action for the record.
-pub fn next<F>(record: &DatabaseOperation<F>, step: DatabaseStep, policy: &RetryPolicy) -> Action {
+pub fn next<F>(record: &DatabaseOperation<F>, step: DatabaseStep, policy: &RetryPolicy) -> DatabaseAction {
     let wait = |event| backoff(policy.step_backoff, tries(&record.log, step, event));
     match record.phase {
-        DatabasePhase::Running => Action::Run { step, after: wait(StepEvent::Failed) },
-        DatabasePhase::Undoing => Action::Undo { step, after: wait(StepEvent::UndoFailed) },
-        DatabasePhase::Done | DatabasePhase::Failed => Action::End,
+        DatabasePhase::Running => DatabaseAction::Run { step, after: wait(StepEvent::Failed) },
+        DatabasePhase::Undoing => DatabaseAction::Undo { step, after: wait(StepEvent::UndoFailed) },
+        DatabasePhase::Done | DatabasePhase::Failed => DatabaseAction::End,
     }
 }
 
 /// Changes the record for the event.
 pub fn apply<F>(
     record: &mut DatabaseOperation<F>,
-    event: Event,
+    event: DatabaseEvent,
     at: UnixMillis,
     (step, on_restart): (DatabaseStep, OnRestart),
 ) {
     match event {
-        Event::Started(step) => note(record, step, StepEvent::Started, at, None),
-        Event::Done(step) => {
+        DatabaseEvent::Started(step) => note(record, step, StepEvent::Started, at, None),
+        DatabaseEvent::Done(step) => {
             note(record, step, StepEvent::Done, at, None);
             end(record, DatabasePhase::Done, at);
         }
-        Event::Failed { failure, retry } => {
+        DatabaseEvent::Failed { failure, retry } => {
             let is_retried = record.is_interrupted && retry != Retry::Never;
             bound(record, failure.step, [StepEvent::Started, StepEvent::Failed]);
             note(record, failure.step, StepEvent::Failed, at, Some(failure.message.clone()));
@@ -74,17 +74,17 @@ pub fn apply<F>(
                 record.phase = DatabasePhase::Undoing;
             }
         }
-        Event::UndoStarted(step) => note(record, step, StepEvent::UndoStarted, at, None),
-        Event::Undone(step) => {
+        DatabaseEvent::UndoStarted(step) => note(record, step, StepEvent::UndoStarted, at, None),
+        DatabaseEvent::Undone(step) => {
             note(record, step, StepEvent::Undone, at, None);
             end(record, DatabasePhase::Failed, at);
         }
-        Event::UndoFailed { failure, .. } => {
+        DatabaseEvent::UndoFailed { failure, .. } => {
             bound(record, failure.step, [StepEvent::UndoStarted, StepEvent::UndoFailed]);
             note(record, failure.step, StepEvent::UndoFailed, at, Some(failure.message));
         }
-        Event::Requested(never) => match never {},
-        Event::Restarted(()) => restart(record, step, on_restart, at),
+        DatabaseEvent::Requested(never) => match never {},
+        DatabaseEvent::Restarted(()) => restart(record, step, on_restart, at),
     }
 }
 

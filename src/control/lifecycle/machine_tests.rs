@@ -46,26 +46,27 @@ fn failure(message: &str) -> Failure<DatabaseStep> {
     }
 }
 
-fn after(record: &mut CreateRecord, on_restart: OnRestart, events: &[Event]) -> Action {
+fn after(record: &mut CreateRecord, on_restart: OnRestart, events: &[DatabaseEvent]) -> DatabaseAction {
     for event in events {
         apply(record, event.clone(), UnixMillis(1), (STEP, on_restart));
     }
     next(record, STEP, &RetryPolicy::default())
 }
 
-fn failed(retry: Retry) -> Event {
-    Event::Failed { failure: failure("cannot connect"), retry }
+fn failed(retry: Retry) -> DatabaseEvent {
+    DatabaseEvent::Failed { failure: failure("cannot connect"), retry }
 }
 
-fn undo_failed() -> Event {
-    Event::UndoFailed { failure: failure("still down"), retry: Retry::Later }
+fn undo_failed() -> DatabaseEvent {
+    DatabaseEvent::UndoFailed { failure: failure("still down"), retry: Retry::Later }
 }
 
 #[test]
 fn a_step_that_is_done_ends_the_operation() {
     let mut record = record();
-    let ended = after(&mut record, OnRestart::Undo, &[Event::Started(STEP), Event::Done(STEP)]);
-    assert_eq!((ended, record.phase), (Action::End, DatabasePhase::Done));
+    let ended =
+        after(&mut record, OnRestart::Undo, &[DatabaseEvent::Started(STEP), DatabaseEvent::Done(STEP)]);
+    assert_eq!((ended, record.phase), (DatabaseAction::End, DatabasePhase::Done));
     assert_eq!((record.ended_at, record.failure), (Some(UnixMillis(1)), None));
 }
 
@@ -73,31 +74,37 @@ fn a_step_that_is_done_ends_the_operation() {
 fn a_failure_is_undone_at_once_while_a_command_waits() {
     for retry in [Retry::Now, Retry::Later, Retry::Never] {
         let mut record = record();
-        let next = after(&mut record, OnRestart::GoOn, &[Event::Started(STEP), failed(retry)]);
-        assert_eq!(next, Action::Undo { step: STEP, after: Duration::ZERO });
-        let ended = after(&mut record, OnRestart::GoOn, &[Event::UndoStarted(STEP), Event::Undone(STEP)]);
-        assert_eq!((ended, record.phase), (Action::End, DatabasePhase::Failed));
+        let next = after(&mut record, OnRestart::GoOn, &[DatabaseEvent::Started(STEP), failed(retry)]);
+        assert_eq!(next, DatabaseAction::Undo { step: STEP, after: Duration::ZERO });
+        let ended = after(
+            &mut record,
+            OnRestart::GoOn,
+            &[DatabaseEvent::UndoStarted(STEP), DatabaseEvent::Undone(STEP)],
+        );
+        assert_eq!((ended, record.phase), (DatabaseAction::End, DatabasePhase::Failed));
         assert_eq!(record.failure.unwrap().message, "cannot connect");
     }
 }
 
 #[test]
 fn what_a_process_left_goes_on_or_is_undone_by_its_kind() {
-    for begun in [Vec::new(), vec![Event::Started(STEP)]] {
+    for begun in [Vec::new(), vec![DatabaseEvent::Started(STEP)]] {
         let mut goes_on = record();
         after(&mut goes_on, OnRestart::GoOn, &begun);
-        let next = after(&mut goes_on, OnRestart::GoOn, &[Event::Restarted(())]);
-        assert_eq!(next, Action::Run { step: STEP, after: Duration::ZERO });
+        let next = after(&mut goes_on, OnRestart::GoOn, &[DatabaseEvent::Restarted(())]);
+        assert_eq!(next, DatabaseAction::Run { step: STEP, after: Duration::ZERO });
         // No command waits any more: a system that is down for a while is no reason to give up.
-        let next = after(&mut goes_on, OnRestart::GoOn, &[Event::Started(STEP), failed(Retry::Later)]);
-        assert!(matches!(next, Action::Run { after, .. } if !after.is_zero()), "{next:?}");
-        let next = after(&mut goes_on, OnRestart::GoOn, &[Event::Started(STEP), failed(Retry::Never)]);
-        assert!(matches!(next, Action::Undo { .. }), "{next:?}");
+        let next =
+            after(&mut goes_on, OnRestart::GoOn, &[DatabaseEvent::Started(STEP), failed(Retry::Later)]);
+        assert!(matches!(next, DatabaseAction::Run { after, .. } if !after.is_zero()), "{next:?}");
+        let next =
+            after(&mut goes_on, OnRestart::GoOn, &[DatabaseEvent::Started(STEP), failed(Retry::Never)]);
+        assert!(matches!(next, DatabaseAction::Undo { .. }), "{next:?}");
 
         let mut undone = record();
         after(&mut undone, OnRestart::Undo, &begun);
-        let next = after(&mut undone, OnRestart::Undo, &[Event::Restarted(())]);
-        assert_eq!(next, Action::Undo { step: STEP, after: Duration::ZERO });
+        let next = after(&mut undone, OnRestart::Undo, &[DatabaseEvent::Restarted(())]);
+        assert_eq!(next, DatabaseAction::Undo { step: STEP, after: Duration::ZERO });
         assert_eq!(undone.failure.unwrap().sqlstate, "57P02");
     }
 }
@@ -105,11 +112,11 @@ fn what_a_process_left_goes_on_or_is_undone_by_its_kind() {
 #[test]
 fn an_undo_is_tried_for_ever_and_the_log_stays_short() {
     let mut record = record();
-    after(&mut record, OnRestart::Undo, &[Event::Started(STEP), failed(Retry::Never)]);
+    after(&mut record, OnRestart::Undo, &[DatabaseEvent::Started(STEP), failed(Retry::Never)]);
     for _ in 0..100 {
-        let next = after(&mut record, OnRestart::Undo, &[Event::UndoStarted(STEP), undo_failed()]);
-        assert!(matches!(next, Action::Undo { after, .. } if !after.is_zero()), "{next:?}");
-        after(&mut record, OnRestart::Undo, &[Event::Restarted(())]);
+        let next = after(&mut record, OnRestart::Undo, &[DatabaseEvent::UndoStarted(STEP), undo_failed()]);
+        assert!(matches!(next, DatabaseAction::Undo { after, .. } if !after.is_zero()), "{next:?}");
+        after(&mut record, OnRestart::Undo, &[DatabaseEvent::Restarted(())]);
     }
     assert!(record.log.len() <= 14, "{:?}", record.log);
     assert_eq!(record.failure.unwrap().message, "cannot connect", "the cause, not the undo's");
@@ -119,7 +126,7 @@ fn an_undo_is_tried_for_ever_and_the_log_stays_short() {
 fn a_copied_store_touches_no_system() {
     for phase in [DatabasePhase::Running, DatabasePhase::Undoing] {
         let mut record = CreateRecord { is_copy: Some("a copy".to_owned()), phase, ..record() };
-        assert_eq!(after(&mut record, OnRestart::GoOn, &[Event::Restarted(())]), Action::End);
+        assert_eq!(after(&mut record, OnRestart::GoOn, &[DatabaseEvent::Restarted(())]), DatabaseAction::End);
         assert_eq!(record.phase, DatabasePhase::Failed);
     }
 }

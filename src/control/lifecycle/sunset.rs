@@ -22,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, Change, Changes, ListWatch, Trail, keys};
-use crate::control::operations::Clock;
+use crate::control::operations::WallClock;
 use crate::error::chain;
 use crate::model::{AuditEntry, DatabaseRecord, Due, HistoryEntry, Lifecycle, UnixMillis, identifier};
 
@@ -44,7 +44,7 @@ pub struct SunsetWatch {
 impl SunsetWatch {
     /// Returns when what is due now was done. A store that cannot be read or written is logged and tried
     /// again: it does not keep the process from starting.
-    pub async fn start(catalog: Catalog, clock: Clock) -> SunsetWatch {
+    pub async fn start(catalog: Catalog, clock: WallClock) -> SunsetWatch {
         let mut sunsets = Sunsets { catalog, clock, deprecated: BTreeMap::new() };
         let first = sunsets.begin().await;
         SunsetWatch { _task: AbortOnDropHandle::new(tokio::spawn(sunsets.run(first))) }
@@ -54,7 +54,7 @@ impl SunsetWatch {
 /// The deprecated databases, as their records were when they were seen last.
 struct Sunsets {
     catalog: Catalog,
-    clock: Clock,
+    clock: WallClock,
     /// By key.
     deprecated: BTreeMap<String, DatabaseRecord>,
 }

@@ -5,13 +5,13 @@ use super::create::CreateOperation;
 use super::drop::DropOperation;
 use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, Versioned, keys};
-use crate::control::operations::Clock;
+use crate::control::operations::WallClock;
 use crate::model::{
     AuditEntry, CreateFacts, DatabaseOperation, DatabaseRecord, DropFacts, OperationKind, RoleName,
 };
 
 /// Records the operations that are missing. Safe to repeat.
-pub(super) async fn record(catalog: &Catalog, clock: Clock) -> Result<(), StoreError> {
+pub(super) async fn record(catalog: &Catalog, clock: WallClock) -> Result<(), StoreError> {
     let databases = catalog.databases().list().await?.records.into_iter();
     let left = databases.filter(|known| known.value.is_unfinished() && known.value.operation.is_none());
     for database in left {
@@ -39,7 +39,7 @@ async fn record_one<C: DatabaseChange>(
     catalog: &Catalog,
     database: &Versioned<DatabaseRecord>,
     facts: C::Facts,
-    clock: Clock,
+    clock: WallClock,
 ) -> Result<(), StoreError> {
     let DatabaseRecord { id, name, created_by, dropping, .. } = &database.value;
     let Some(route) = catalog.routes().get(id).await? else { return Ok(()) };

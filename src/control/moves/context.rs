@@ -32,7 +32,7 @@ use crate::control::moves::progress::Progress;
 use crate::control::operations::journal::Journal;
 use crate::control::settings::ControlSettings;
 
-pub use crate::control::operations::Clock;
+pub use crate::control::operations::WallClock;
 
 /// One move while a step runs.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub struct StepContext {
     pub target: SystemRecord,
     pub contract: Contract,
     pub progress: Progress,
-    pub clock: Clock,
+    pub clock: WallClock,
     /// A snapshot of the side that the clients went to, at the commit. Lives from the cutover to the next
     /// step.
     pub(in crate::control) exported: Option<ExportedSnapshot>,
@@ -137,7 +137,7 @@ impl StepContext {
         catalog: Catalog,
         id: MoveId,
         settings: Arc<ControlSettings>,
-        clock: Clock,
+        clock: WallClock,
         cancel: CancellationToken,
     ) -> Result<Option<StepContext>, StepError> {
         let Some(journal) = Journal::open(catalog, clock, id).await? else { return Ok(None) };

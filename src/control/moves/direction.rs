@@ -6,26 +6,26 @@ use crate::system::MoveNames;
 use crate::control::moves::endpoint::{Endpoint, Endpoints};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
+pub enum MoveDirection {
     /// From the source to the target.
     Forward,
     /// From the target to the source.
     Reverse,
 }
 
-impl Direction {
+impl MoveDirection {
     pub fn step(self) -> MoveStep {
         match self {
-            Direction::Forward => MoveStep::Cutover,
-            Direction::Reverse => MoveStep::UndoCutover,
+            MoveDirection::Forward => MoveStep::Cutover,
+            MoveDirection::Reverse => MoveStep::UndoCutover,
         }
     }
 
     /// The side that the clients leave, and the one they go to.
     pub fn ends(self, ends: Endpoints) -> (Endpoint, Endpoint) {
         match self {
-            Direction::Forward => (ends.source, ends.target),
-            Direction::Reverse => (ends.target, ends.source),
+            MoveDirection::Forward => (ends.source, ends.target),
+            MoveDirection::Reverse => (ends.target, ends.source),
         }
     }
 
@@ -33,8 +33,8 @@ impl Direction {
     /// move, which may have changed.
     pub fn destination(self, record: &MoveRecord) -> &Place {
         match self {
-            Direction::Forward => &record.target,
-            Direction::Reverse => &record.source,
+            MoveDirection::Forward => &record.target,
+            MoveDirection::Reverse => &record.source,
         }
     }
 
@@ -42,30 +42,30 @@ impl Direction {
     /// rows.
     pub fn stream(self, names: MoveNames) -> String {
         match self {
-            Direction::Forward => names.forward(),
-            Direction::Reverse => names.back(),
+            MoveDirection::Forward => names.forward(),
+            MoveDirection::Reverse => names.back(),
         }
     }
 
     /// Kind of the marker row that measures the lag of the other side. Each direction writes its own.
     pub fn heartbeat(self) -> &'static str {
         match self {
-            Direction::Forward => "heartbeat",
-            Direction::Reverse => "heartbeat back",
+            MoveDirection::Forward => "heartbeat",
+            MoveDirection::Reverse => "heartbeat back",
         }
     }
 
     pub fn epoch(self, facts: &MoveFacts) -> Option<Epoch> {
         match self {
-            Direction::Forward => facts.cutover_epoch,
-            Direction::Reverse => facts.undo_epoch,
+            MoveDirection::Forward => facts.cutover_epoch,
+            MoveDirection::Reverse => facts.undo_epoch,
         }
     }
 
     pub fn set_epoch(self, facts: &mut MoveFacts, epoch: Epoch) {
         match self {
-            Direction::Forward => facts.cutover_epoch = Some(epoch),
-            Direction::Reverse => facts.undo_epoch = Some(epoch),
+            MoveDirection::Forward => facts.cutover_epoch = Some(epoch),
+            MoveDirection::Reverse => facts.undo_epoch = Some(epoch),
         }
     }
 }

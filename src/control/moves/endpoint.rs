@@ -11,7 +11,7 @@ use crate::system::settings::{self, ServerSettings};
 use crate::system::{MoveNames, Session, SystemAccess, SystemError};
 
 use crate::control::moves::context::StepContext;
-use crate::control::moves::direction::Direction;
+use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::error::StepError;
 use crate::control::moves::parts::own_login::OwnLogin;
 use crate::control::settings::ControlSettings;
@@ -151,7 +151,7 @@ impl StepContext {
     }
 
     /// The place that the clients move to, at its system's current address.
-    pub(in crate::control) fn destination(&self, way: Direction) -> Place {
+    pub(in crate::control) fn destination(&self, way: MoveDirection) -> Place {
         let (_, Endpoint { system, dbname, .. }) = way.ends(self.ends());
         system.place(dbname)
     }

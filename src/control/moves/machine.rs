@@ -17,8 +17,8 @@
 //! ```
 //!
 //! [`next`] says what to do, from the record alone. [`apply`] changes the record for an event. The driver
-//! records [`Event::Started`] before it acts and the outcome after, so at any instant the record and the
-//! route together tell a process that has just started where it is: [`Event::Restarted`].
+//! records [`MoveEvent::Started`] before it acts and the outcome after, so at any instant the record and the
+//! route together tell a process that has just started where it is: [`MoveEvent::Restarted`].
 //!
 //! # Why
 //! * **The compare-and-swap of the route decides the commit**, not this log: a crash between the two is found
@@ -50,10 +50,10 @@ const ABORT_BACKOFF_MAX: Duration = Duration::from_secs(2);
 const UNDOABLE: [MoveStep; 4] = [MoveStep::Provision, MoveStep::Copy, MoveStep::Catchup, MoveStep::Cutover];
 
 /// What the driver does next.
-pub type Action = operations::Action<MoveStep, MoveWish>;
+pub type MoveAction = operations::Action<MoveStep, MoveWish>;
 
 /// What happened. A restart finds the side that the route sends the clients to.
-pub type Event = operations::Event<MoveStep, MoveWish, Side>;
+pub type MoveEvent = operations::Event<MoveStep, MoveWish, Side>;
 
 /// The side that the route sends the clients to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,13 +91,13 @@ pub fn allows(record: &MoveRecord, wish: MoveWish) -> bool {
 }
 
 /// The next action for the record.
-pub fn next(record: &MoveRecord, policy: &MovePolicy) -> Action {
+pub fn next(record: &MoveRecord, policy: &MovePolicy) -> MoveAction {
     if record.facts.claim_lost.is_some() {
         // Another store drives the move: wishes wait, too.
-        return Action::End;
+        return MoveAction::End;
     }
     if let Some(wish) = due_wish(record) {
-        return Action::Obey(wish);
+        return MoveAction::Obey(wish);
     }
     match record.phase {
         MovePhase::Preflight => run(MoveStep::Preflight, Duration::ZERO),
@@ -110,11 +110,11 @@ pub fn next(record: &MoveRecord, policy: &MovePolicy) -> Action {
         MovePhase::Undoing => attempt(record, MoveStep::UndoCutover, policy),
         MovePhase::Finishing => run(MoveStep::Finish, step_wait(record, MoveStep::Finish, policy)),
         MovePhase::RollingBack => match last_to_undo(record) {
-            Some(step) => Action::Undo { step, after: undo_wait(record, step, policy) },
-            None => Action::End,
+            Some(step) => MoveAction::Undo { step, after: undo_wait(record, step, policy) },
+            None => MoveAction::End,
         },
-        MovePhase::Kept | MovePhase::Parked => Action::Rest,
-        MovePhase::Finished | MovePhase::Undone | MovePhase::RolledBack => Action::End,
+        MovePhase::Kept | MovePhase::Parked => MoveAction::Rest,
+        MovePhase::Finished | MovePhase::Undone | MovePhase::RolledBack => MoveAction::End,
     }
 }
 
@@ -130,15 +130,15 @@ fn due_wish(record: &MoveRecord) -> Option<MoveWish> {
     record.wish.filter(|&wish| !waits(wish))
 }
 
-fn run(step: MoveStep, after: Duration) -> Action {
-    Action::Run { step, after }
+fn run(step: MoveStep, after: Duration) -> MoveAction {
+    MoveAction::Run { step, after }
 }
 
 /// A cutover in either direction: a failed attempt is aborted before anything else.
-fn attempt(record: &MoveRecord, step: MoveStep, policy: &MovePolicy) -> Action {
+fn attempt(record: &MoveRecord, step: MoveStep, policy: &MovePolicy) -> MoveAction {
     match standing(record, step) {
         Standing::Failed | Standing::Undoing | Standing::UndoFailed => {
-            Action::Undo { step, after: undo_wait(record, step, policy) }
+            MoveAction::Undo { step, after: undo_wait(record, step, policy) }
         }
         Standing::Untouched | Standing::Running | Standing::Done | Standing::Undone => {
             let failures = tries(record, step, StepEvent::Failed);
@@ -183,23 +183,23 @@ fn last_to_undo(record: &MoveRecord) -> Option<MoveStep> {
 }
 
 /// Changes the record for the event.
-pub fn apply(record: &mut MoveRecord, event: Event, at: UnixMillis, policy: &MovePolicy) {
+pub fn apply(record: &mut MoveRecord, event: MoveEvent, at: UnixMillis, policy: &MovePolicy) {
     match event {
-        Event::Started(step) => note(record, step, StepEvent::Started, at, None),
-        Event::Done(step) => {
+        MoveEvent::Started(step) => note(record, step, StepEvent::Started, at, None),
+        MoveEvent::Done(step) => {
             note(record, step, StepEvent::Done, at, None);
             after_done(record, step, at);
         }
-        Event::Failed { failure, retry } => {
+        MoveEvent::Failed { failure, retry } => {
             note(record, failure.step, StepEvent::Failed, at, Some(failure.message.clone()));
             after_failure(record, failure, retry, at, policy);
         }
-        Event::UndoStarted(step) => note(record, step, StepEvent::UndoStarted, at, None),
-        Event::Undone(step) => {
+        MoveEvent::UndoStarted(step) => note(record, step, StepEvent::UndoStarted, at, None),
+        MoveEvent::Undone(step) => {
             note(record, step, StepEvent::Undone, at, None);
             after_undo(record, step, at, policy);
         }
-        Event::UndoFailed { failure, retry } => {
+        MoveEvent::UndoFailed { failure, retry } => {
             let spent =
                 tries(record, failure.step, StepEvent::UndoFailed) + 1 >= policy.retry.step_attempts_max;
             let goes_on = is_abort(failure.step) && retry != Retry::Never;
@@ -211,8 +211,8 @@ pub fn apply(record: &mut MoveRecord, event: Event, at: UnixMillis, policy: &Mov
                 park(record, failure);
             }
         }
-        Event::Requested(wish) => after_wish(record, wish, at, policy),
-        Event::Restarted(clients) => after_restart(record, clients, at, policy),
+        MoveEvent::Requested(wish) => after_wish(record, wish, at, policy),
+        MoveEvent::Restarted(clients) => after_restart(record, clients, at, policy),
     }
 }
 
@@ -419,11 +419,11 @@ fn after_restart(record: &mut MoveRecord, clients: Side, at: UnixMillis, policy:
     let step = step_of(record.phase);
     let running = standing(record, step) == Standing::Running;
     match (record.phase, clients) {
-        (MovePhase::Cutover, Side::Target) if running => apply(record, Event::Done(step), at, policy),
-        (MovePhase::Undoing, Side::Source) if running => apply(record, Event::Done(step), at, policy),
+        (MovePhase::Cutover, Side::Target) if running => apply(record, MoveEvent::Done(step), at, policy),
+        (MovePhase::Undoing, Side::Source) if running => apply(record, MoveEvent::Done(step), at, policy),
         (MovePhase::Cutover | MovePhase::Undoing, _) if running => {
             let failure = interrupted(step, "Freehold ended during the cutover");
-            apply(record, Event::Failed { failure, retry: Retry::Now }, at, policy);
+            apply(record, MoveEvent::Failed { failure, retry: Retry::Now }, at, policy);
         }
         (MovePhase::Provision | MovePhase::Copy, _) if running => {
             fail_interrupted_copy(record, step, at, policy);
@@ -434,7 +434,7 @@ fn after_restart(record: &mut MoveRecord, clients: Side, at: UnixMillis, policy:
 
 fn fail_interrupted_copy(record: &mut MoveRecord, step: MoveStep, at: UnixMillis, policy: &MovePolicy) {
     let failure = interrupted(step, "Freehold ended while rows were being copied");
-    apply(record, Event::Failed { failure, retry: Retry::Never }, at, policy);
+    apply(record, MoveEvent::Failed { failure, retry: Retry::Never }, at, policy);
 }
 
 fn interrupted(step: MoveStep, message: &str) -> MoveFailure {

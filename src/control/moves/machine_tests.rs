@@ -83,7 +83,7 @@ impl World {
         }
     }
 
-    fn apply(&mut self, event: Event) {
+    fn apply(&mut self, event: MoveEvent) {
         apply(&mut self.record, event, UnixMillis(1), &self.policy);
     }
 
@@ -95,18 +95,20 @@ impl World {
     /// Carries out the next action; `false` at the end.
     fn act(&mut self, fate: Fate) -> bool {
         match next(&self.record, &self.policy) {
-            Action::End | Action::Rest => return false,
-            Action::Obey(wish) => self.apply(Event::Requested(wish)),
-            Action::Run { step, .. } => self.perform(step, fate, Event::Started(step), Event::Done(step)),
-            Action::Undo { step, .. } => {
-                self.perform(step, fate, Event::UndoStarted(step), Event::Undone(step))
+            MoveAction::End | MoveAction::Rest => return false,
+            MoveAction::Obey(wish) => self.apply(MoveEvent::Requested(wish)),
+            MoveAction::Run { step, .. } => {
+                self.perform(step, fate, MoveEvent::Started(step), MoveEvent::Done(step))
+            }
+            MoveAction::Undo { step, .. } => {
+                self.perform(step, fate, MoveEvent::UndoStarted(step), MoveEvent::Undone(step))
             }
         }
         true
     }
 
-    fn perform(&mut self, step: MoveStep, fate: Fate, intent: Event, outcome: Event) {
-        let undoing = matches!(intent, Event::UndoStarted(_));
+    fn perform(&mut self, step: MoveStep, fate: Fate, intent: MoveEvent, outcome: MoveEvent) {
+        let undoing = matches!(intent, MoveEvent::UndoStarted(_));
         self.runs.push(format!("{}{}", if undoing { "undo " } else { "" }, step.as_str()));
         if fate == Fate::CrashesBefore {
             return self.restart();
@@ -123,8 +125,8 @@ impl World {
                 let retry = if fate == Fate::FailsForNow { Retry::Later } else { Retry::Never };
                 let failure = self.failure(step);
                 return self.apply(match undoing {
-                    true => Event::UndoFailed { failure, retry },
-                    false => Event::Failed { failure, retry },
+                    true => MoveEvent::UndoFailed { failure, retry },
+                    false => MoveEvent::Failed { failure, retry },
                 });
             }
             Fate::Works | Fate::CrashesAfter | Fate::CrashesBefore => self.change(step, undoing, true),
@@ -137,7 +139,7 @@ impl World {
 
     fn restart(&mut self) {
         let clients = self.clients;
-        self.apply(Event::Restarted(clients));
+        self.apply(MoveEvent::Restarted(clients));
     }
 
     /// Applies the effects of a step, whole or half.
@@ -294,11 +296,11 @@ fn the_waits_between_attempts_grow() {
     let mut world = World::new();
     let mut waits = Vec::new();
     for _ in 0..40 {
-        if let Action::Run { step: MoveStep::Catchup, after } = next(&world.record, &world.policy) {
+        if let MoveAction::Run { step: MoveStep::Catchup, after } = next(&world.record, &world.policy) {
             waits.push(after.as_secs());
         }
         let cutting_over = world.record.phase == MovePhase::Cutover
-            && !matches!(next(&world.record, &world.policy), Action::Undo { .. });
+            && !matches!(next(&world.record, &world.policy), MoveAction::Undo { .. });
         world.act(if cutting_over { Fate::FailsForNow } else { Fate::Works });
     }
     assert_eq!(waits, [0, 1, 2, 4, 8]);
@@ -364,7 +366,7 @@ fn the_abort_of_a_cutover_is_tried_until_it_works_and_its_log_stays_short() {
     world.act(Fate::FailsForNow);
     for _ in 0..1_000 {
         world.act(Fate::FailsForNow);
-        let Action::Undo { step: MoveStep::Cutover, after } = next(&world.record, &world.policy) else {
+        let MoveAction::Undo { step: MoveStep::Cutover, after } = next(&world.record, &world.policy) else {
             panic!("given up: {:?}", world.record);
         };
         assert!(after <= Duration::from_secs(2), "clients wait, and so does the abort: {after:?}");
@@ -410,7 +412,7 @@ fn rows_that_differ_before_the_commit_roll_back_and_a_comparison_that_fails_for_
     assert_eq!((world.record.phase, world.clients), (MovePhase::RolledBack, Side::Source));
     let mut world = before(Fate::FailsForNow);
     let waits = matches!(next(&world.record, &world.policy),
-        Action::Run { step: MoveStep::Catchup, after } if after == world.policy.retry.step_backoff);
+        MoveAction::Run { step: MoveStep::Catchup, after } if after == world.policy.retry.step_backoff);
     assert!(waits, "{:?}", next(&world.record, &world.policy));
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::Kept);

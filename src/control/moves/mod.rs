@@ -31,14 +31,14 @@ use self::claim::Held;
 use self::context::StepContext;
 use self::error::StepError;
 use self::faults::CrashPoint;
-use self::machine::{Action, Event, Side};
+use self::machine::{MoveAction, MoveEvent, Side};
 use self::steps::{
     catchup, compare, copy, cutover, finish, keep_reverse, preflight, provision, settle, undo_cutover,
 };
 use crate::control::operations::journal::Journal;
 use crate::control::operations::supervisor::Running;
 use crate::control::operations::{
-    Act, Boundary, Change, Clock, Context, Operation, Recorded, StepFuture, StepName, TakeUp,
+    Act, Boundary, Context, Operation, RecordChange, Recorded, StepFuture, StepName, TakeUp, WallClock,
 };
 use crate::control::settings::{ControlSettings, MovePolicy};
 
@@ -49,7 +49,7 @@ pub struct Mover(Running);
 impl Mover {
     /// Starts on the current runtime, and resumes every move that has not ended. Settings may change while it
     /// runs: a step uses those from its beginning.
-    pub fn start(catalog: Catalog, settings: Arc<ArcSwap<ControlSettings>>, clock: Clock) -> Mover {
+    pub fn start(catalog: Catalog, settings: Arc<ArcSwap<ControlSettings>>, clock: WallClock) -> Mover {
         Mover(Running::start::<MoveOperation>(catalog, settings, clock))
     }
 
@@ -137,11 +137,11 @@ impl Operation for MoveOperation {
         keys::MOVES.to_owned()
     }
 
-    fn next(record: &MoveRecord, policy: &MovePolicy) -> Action {
+    fn next(record: &MoveRecord, policy: &MovePolicy) -> MoveAction {
         machine::next(record, policy)
     }
 
-    fn apply(record: &mut MoveRecord, event: Event, at: UnixMillis, policy: &MovePolicy) {
+    fn apply(record: &mut MoveRecord, event: MoveEvent, at: UnixMillis, policy: &MovePolicy) {
         machine::apply(record, event, at, policy);
     }
 
@@ -182,10 +182,10 @@ impl Operation for MoveOperation {
 
     async fn consequences(
         catalog: &Catalog,
-        change: Change<'_, MoveRecord>,
+        change: RecordChange<'_, MoveRecord>,
         mut batch: Batch,
     ) -> Result<Batch, StoreError> {
-        let Change { before, after, at } = change;
+        let RecordChange { before, after, at } = change;
         if history::touches_database(before, after)
             && let Some(mut database) = catalog.databases().get(&after.database).await?
         {

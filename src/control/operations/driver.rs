@@ -14,8 +14,8 @@ use crate::model::Failure;
 
 use super::journal::Journal;
 use super::{
-    Act, Action, Clock, Context, Event, EventOf, IdOf, Operation, Recorded, RequestOf, StepFuture, StepName,
-    TakeUp,
+    Act, Action, Context, Event, EventOf, IdOf, Operation, Recorded, RequestOf, StepFuture, StepName, TakeUp,
+    WallClock,
 };
 
 /// Interval between attempts after the store or a task has failed.
@@ -25,7 +25,7 @@ pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Driver<O: Operation> {
     pub(super) catalog: Catalog,
     pub(super) settings: Arc<ArcSwap<O::Settings>>,
-    pub(super) clock: Clock,
+    pub(super) clock: WallClock,
     pub(super) stop: CancellationToken,
     pub(super) id: IdOf<O>,
     /// An earlier task, perhaps of another process, may have begun it.

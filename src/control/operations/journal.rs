@@ -13,14 +13,14 @@ use std::fmt;
 use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, Swap, Versioned};
 
-use super::{Change, Clock, IdOf, Operation, Recorded};
+use super::{IdOf, Operation, RecordChange, Recorded, WallClock};
 
 /// Number of conflicts with commands before a write gives up.
 const ATTEMPTS_MAX: u32 = 20;
 
 pub struct Journal<O: Operation> {
     pub(in crate::control) catalog: Catalog,
-    pub(in crate::control) clock: Clock,
+    pub(in crate::control) clock: WallClock,
     current: Versioned<O::Record>,
 }
 
@@ -32,7 +32,11 @@ impl<O: Operation> fmt::Debug for Journal<O> {
 
 impl<O: Operation> Journal<O> {
     /// Reads the record of an operation; `None` if there is none.
-    pub async fn open(catalog: Catalog, clock: Clock, id: IdOf<O>) -> Result<Option<Journal<O>>, StoreError> {
+    pub async fn open(
+        catalog: Catalog,
+        clock: WallClock,
+        id: IdOf<O>,
+    ) -> Result<Option<Journal<O>>, StoreError> {
         let current = catalog.read(&O::key(id)).await?;
         Ok(current.map(|current| Journal { catalog, clock, current }))
     }
@@ -79,7 +83,7 @@ impl<O: Operation> Journal<O> {
     async fn put(&self, wanted: &O::Record) -> Result<Swap, StoreError> {
         let key = O::key(wanted.id());
         let batch = self.catalog.batch().unchanged(key.clone(), self.current.revision).put(key, wanted);
-        let change = Change { before: self.record(), after: wanted, at: (self.clock)() };
+        let change = RecordChange { before: self.record(), after: wanted, at: (self.clock)() };
         O::consequences(&self.catalog, change, batch).await?.commit().await
     }
 }

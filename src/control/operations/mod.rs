@@ -43,7 +43,7 @@ use self::journal::Journal;
 pub type Never = std::convert::Infallible;
 
 /// The wall clock, as an argument.
-pub type Clock = fn() -> UnixMillis;
+pub type WallClock = fn() -> UnixMillis;
 
 /// What a step does, boxed: the steps of a kind are many functions.
 pub type StepFuture<'a, E> = Pin<Box<dyn Future<Output = Result<(), E>> + Send + 'a>>;
@@ -125,7 +125,7 @@ pub trait Operation: Sized + Send + Sync + 'static {
     /// What else changes in the commit that changes the record.
     fn consequences(
         catalog: &Catalog,
-        change: Change<'_, Self::Record>,
+        change: RecordChange<'_, Self::Record>,
         batch: Batch,
     ) -> impl Future<Output = Result<Batch, StoreError>> + Send;
 
@@ -283,7 +283,7 @@ pub enum TakeUp<F> {
 
 /// A change of a record.
 #[derive(Debug, Clone, Copy)]
-pub struct Change<'a, R> {
+pub struct RecordChange<'a, R> {
     pub before: &'a R,
     pub after: &'a R,
     pub at: UnixMillis,

@@ -12,7 +12,7 @@ use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, Change};
 
 use super::driver::{AGAIN_AFTER, Driver};
-use super::{Clock, IdOf, Operation, Recorded, RequestOf};
+use super::{IdOf, Operation, Recorded, RequestOf, WallClock};
 
 /// The running operations of one kind. Dropping it leaves each where it is; the next start resumes them.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Running {
     pub fn start<O: Operation>(
         catalog: Catalog,
         settings: Arc<ArcSwap<O::Settings>>,
-        clock: Clock,
+        clock: WallClock,
     ) -> Running {
         let (stop, listed) = (CancellationToken::new(), CancellationToken::new());
         let supervisor: Supervisor<O> = Supervisor {
@@ -71,7 +71,7 @@ impl Drop for Running {
 struct Supervisor<O: Operation> {
     catalog: Catalog,
     settings: Arc<ArcSwap<O::Settings>>,
-    clock: Clock,
+    clock: WallClock,
     stop: CancellationToken,
     /// Cancelled after the first listing.
     listed: CancellationToken,

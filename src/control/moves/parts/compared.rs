@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::catalog::Catalog;
 use crate::model::{ComparedTable, ComparedTables, MoveId, Relation, Verdict};
 
-use crate::control::moves::context::Clock;
+use crate::control::moves::context::WallClock;
 use crate::control::moves::progress::Progress;
 
 /// Interval between writes of the board to the catalogue.
@@ -20,11 +20,11 @@ pub(in crate::control) struct Board {
     rows: AtomicU64,
     has_changed: AtomicBool,
     progress: Progress,
-    clock: Clock,
+    clock: WallClock,
 }
 
 impl Board {
-    pub(in crate::control) fn new(lines: Vec<ComparedTable>, progress: Progress, clock: Clock) -> Board {
+    pub(in crate::control) fn new(lines: Vec<ComparedTable>, progress: Progress, clock: WallClock) -> Board {
         Board {
             lines: Mutex::new(lines),
             rows: AtomicU64::new(0),

@@ -22,7 +22,7 @@ use crate::system::settings::{self, Decision, Part, ServerSettings, decision, st
 use crate::system::{Session, SystemError};
 
 use crate::control::moves::context::StepContext;
-use crate::control::moves::direction::Direction;
+use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::endpoint::Endpoint;
 use crate::control::moves::error::StepError;
 
@@ -141,7 +141,7 @@ fn names(from: &Side, to: &Side) -> BTreeSet<String> {
 /// Applies the database's own and the carried settings on the side that the clients go to. Safe to repeat.
 pub(in crate::control) async fn bring(
     ctx: &mut StepContext,
-    way: Direction,
+    way: MoveDirection,
     (from_session, to_session): (&Session, &Session),
     roles: &[String],
 ) -> Result<(), StepError> {

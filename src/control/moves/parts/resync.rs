@@ -22,7 +22,7 @@ use crate::system::roles::{self, Membership, Role};
 use crate::system::{Session, SystemError, own_roles};
 
 use crate::control::moves::context::StepContext;
-use crate::control::moves::direction::Direction;
+use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::endpoint::Endpoint;
 use crate::control::moves::error::StepError;
 use crate::control::moves::parts::meaning;
@@ -32,7 +32,7 @@ use crate::control::moves::steps::provision;
 
 /// Applies the changes of the other side to the side that the clients go to. Fast if nothing has changed.
 /// Safe to repeat.
-pub(in crate::control) async fn run(ctx: &mut StepContext, way: Direction) -> Result<(), StepError> {
+pub(in crate::control) async fn run(ctx: &mut StepContext, way: MoveDirection) -> Result<(), StepError> {
     let doing = || StepError::doing("comparing roles and settings");
     let (from, to) = way.ends(ctx.ends());
     let from_session = from.session().await.map_err(doing())?;
@@ -51,19 +51,21 @@ pub(in crate::control) async fn run(ctx: &mut StepContext, way: Direction) -> Re
             roles::alter(&to_session, &merged.wanted, other).await.map_err(doing())?;
         }
         let is_lost = match way {
-            Direction::Forward => (if is_ours { &merged.wanted } else { other }).verifier != role.verifier,
-            Direction::Reverse => !is_ours && merged.wanted.verifier != other.verifier,
+            MoveDirection::Forward => {
+                (if is_ours { &merged.wanted } else { other }).verifier != role.verifier
+            }
+            MoveDirection::Reverse => !is_ours && merged.wanted.verifier != other.verifier,
         };
         if is_lost && role.can_login && !role.superuser {
             return Err(other_password(&to, role));
         }
         findings.extend(tell(&to, is_ours, &merged));
     }
-    if way == Direction::Forward {
+    if way == MoveDirection::Forward {
         drop_gone(ctx, &from_session, &to_session, &ours).await?;
     }
     memberships(ctx, way, (&from_session, &to_session), (&names, &ours), &seen, &mut findings).await?;
-    if way == Direction::Forward {
+    if way == MoveDirection::Forward {
         refuse_strangers((&from_session, &to_session), &to, &names).await?;
     }
     note(ctx, findings).await?;
@@ -72,11 +74,11 @@ pub(in crate::control) async fn run(ctx: &mut StepContext, way: Direction) -> Re
     rights(ctx, way, &from_session, &to_session).await
 }
 
-fn seen(ctx: &StepContext, way: Direction) -> Seen {
+fn seen(ctx: &StepContext, way: MoveDirection) -> Seen {
     let (from, to) = way.ends(ctx.ends());
     let all = match way {
-        Direction::Forward => &ctx.facts().roles_seen,
-        Direction::Reverse => &ctx.facts().roles_seen_back,
+        MoveDirection::Forward => &ctx.facts().roles_seen,
+        MoveDirection::Reverse => &ctx.facts().roles_seen_back,
     };
     let of = |end: &Endpoint| all.get(&end.system.name).cloned().unwrap_or_default();
     Seen { from: of(&from), to: of(&to) }
@@ -85,7 +87,7 @@ fn seen(ctx: &StepContext, way: Direction) -> Seen {
 /// Records the current state of the roles on both sides.
 pub(in crate::control) async fn note_seen(
     ctx: &mut StepContext,
-    way: Direction,
+    way: MoveDirection,
     (from, to): (&Session, &Session),
     names: &[String],
 ) -> Result<(), StepError> {
@@ -98,11 +100,11 @@ pub(in crate::control) async fn note_seen(
     };
     let mut facts = ctx.facts().clone();
     match way {
-        Direction::Forward => {
+        MoveDirection::Forward => {
             facts.roles_seen = of_systems(seen(ctx, way).renew(&here, &there, Unseen::Counts));
             facts.roles_seen_back = of_systems(Seen::default().renew(&here, &there, Unseen::Counts));
         }
-        Direction::Reverse => {
+        MoveDirection::Reverse => {
             facts.roles_seen_back = of_systems(seen(ctx, way).renew(&here, &there, Unseen::IsForeign));
         }
     }
@@ -144,7 +146,7 @@ async fn note(ctx: &mut StepContext, findings: Vec<Finding>) -> Result<(), StepE
 /// Creates the roles that appeared since. Returns the names of those that are one role on both systems.
 async fn create_missing(
     ctx: &mut StepContext,
-    way: Direction,
+    way: MoveDirection,
     (session, to): (&Session, &Endpoint),
     here: &[Role],
     seen: &Seen,
@@ -155,7 +157,7 @@ async fn create_missing(
     let there = roles::read(session, &names).await.map_err(doing())?;
     let missing = here.iter().filter(|role| !there.iter().any(|other| other.name == role.name));
     // On the way forth the move creates its own roles, also repeatedly.
-    let is_dropped = |role: &&Role| way == Direction::Reverse && seen.was_there(&role.name);
+    let is_dropped = |role: &&Role| way == MoveDirection::Reverse && seen.was_there(&role.name);
     let (dropped, missing): (Vec<&Role>, Vec<&Role>) = missing.partition(is_dropped);
     findings.extend(dropped.iter().map(|role| {
         let message = format!(
@@ -177,8 +179,10 @@ async fn create_missing(
     for role in missing {
         // On the way back the role gets no mark: it stays when the move has ended.
         let comment = match way {
-            Direction::Forward => mark.as_str(),
-            Direction::Reverse => role.comment.as_deref().filter(|text| *text != mark).unwrap_or_default(),
+            MoveDirection::Forward => mark.as_str(),
+            MoveDirection::Reverse => {
+                role.comment.as_deref().filter(|text| *text != mark).unwrap_or_default()
+            }
         };
         roles::create(session, role, comment).await.map_err(doing())?;
     }
@@ -242,7 +246,7 @@ fn other_password(to: &Endpoint, role: &Role) -> StepError {
 /// Memberships of the roles that are one role on both systems.
 async fn memberships(
     ctx: &mut StepContext,
-    way: Direction,
+    way: MoveDirection,
     (from, to): (&Session, &Session),
     (names, ours): (&[String], &[String]),
     seen: &Seen,
@@ -261,7 +265,7 @@ async fn memberships(
         roles::read(to, &of_roles).await.map_err(doing())?.into_iter().map(|role| role.name).collect();
     let exist = |pair: &&&Membership| known.contains(&pair.role) && known.contains(&pair.member);
     let grant: Vec<&Membership> = merged.grant.iter().filter(exist).copied().collect();
-    if way == Direction::Forward && !grant.is_empty() {
+    if way == MoveDirection::Forward && !grant.is_empty() {
         let pairs: Vec<_> = grant.iter().map(|pair| (pair.role.clone(), pair.member.clone())).collect();
         ctx.remember(|facts| {
             let new = pairs.iter().filter(|pair| !facts.memberships_granted.contains(pair)).cloned();
@@ -312,7 +316,7 @@ async fn refuse_strangers(
 /// Sets which roles may connect on the other side once it opens, or from now on if it is open.
 async fn rights(
     ctx: &mut StepContext,
-    way: Direction,
+    way: MoveDirection,
     from: &Session,
     to: &Session,
 ) -> Result<(), StepError> {

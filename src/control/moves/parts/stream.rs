@@ -17,7 +17,7 @@ use crate::system::names::quote_conninfo;
 use crate::system::subscriptions::{self, NewSubscription};
 use crate::system::{MoveNames, Session, SystemError, marker, own_roles, roles, slots};
 
-use crate::control::moves::direction::Direction;
+use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::endpoint::{Endpoint, Endpoints};
 use crate::control::moves::error::StepError;
 use crate::control::moves::parts::applier;
@@ -35,7 +35,7 @@ const BEATS_MAX: usize = 256;
 /// One direction between the two ends of a move.
 #[derive(Debug, Clone)]
 pub(in crate::control) struct Stream {
-    pub(in crate::control) way: Direction,
+    pub(in crate::control) way: MoveDirection,
     pub(in crate::control) names: MoveNames,
     /// The side that clients write to.
     pub(in crate::control) publisher: Endpoint,
@@ -46,7 +46,7 @@ pub(in crate::control) struct Stream {
 }
 
 impl Stream {
-    pub(in crate::control) fn new(way: Direction, ends: Endpoints) -> Stream {
+    pub(in crate::control) fn new(way: MoveDirection, ends: Endpoints) -> Stream {
         let names = ends.names();
         let (publisher, subscriber) = way.ends(ends);
         Stream { way, names, publisher, subscriber, rows_may_be_missing: false }
@@ -55,7 +55,7 @@ impl Stream {
     /// The stream that continues the copy of a move, as recorded in its facts.
     pub(in crate::control) fn of_copy(ends: Endpoints, facts: &MoveFacts) -> Stream {
         let rows_may_be_missing = facts.notes.contains_key(NOTE_TRUNCATED);
-        Stream { rows_may_be_missing, ..Stream::new(Direction::Forward, ends) }
+        Stream { rows_may_be_missing, ..Stream::new(MoveDirection::Forward, ends) }
     }
 
     /// The common name of publication, slot and subscription.

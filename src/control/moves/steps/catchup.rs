@@ -22,7 +22,7 @@ use crate::system::guard::{self, Guard};
 use crate::system::{Session, publications, slots};
 
 use crate::control::moves::context::StepContext;
-use crate::control::moves::direction::Direction;
+use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::error::StepError;
 use crate::control::moves::machine::{Standing, standing};
 use crate::control::moves::parts::matviews;
@@ -43,7 +43,7 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     ctx.progress.set_activity("starting replication");
     // An aborted cutover may have left the target open.
     ensure_fenced(ctx, &ctx.ends().target).await?;
-    resync::run(ctx, Direction::Forward).await?;
+    resync::run(ctx, MoveDirection::Forward).await?;
     let stream = Stream::of_copy(ctx.ends(), ctx.facts());
     let source = ctx.source_session().await?;
     let target = ctx.target_session().await?;
@@ -73,7 +73,7 @@ pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
     if standing(ctx.record(), MoveStep::Catchup) == Standing::Untouched {
         return Ok(());
     }
-    let source = Stream::new(Direction::Forward, ctx.ends()).drop_slot().await;
+    let source = Stream::new(MoveDirection::Forward, ctx.ends()).drop_slot().await;
     let target = undo_target(ctx).await;
     source.map_err(StepError::doing("dropping the slot on the source"))?;
     target
@@ -84,9 +84,9 @@ async fn undo_target(ctx: &StepContext) -> Result<(), StepError> {
     let doing = || StepError::doing("ending replication");
     let target = ctx.target_session().await?;
     target.act_as_replica().await.map_err(doing())?;
-    let forward = Stream::new(Direction::Forward, ctx.ends()).name();
+    let forward = Stream::new(MoveDirection::Forward, ctx.ends()).name();
     crate::system::subscriptions::drop(&target, &forward).await.map_err(doing())?;
-    let back = Stream::new(Direction::Reverse, ctx.ends()).name();
+    let back = Stream::new(MoveDirection::Reverse, ctx.ends()).name();
     slots::drop(&target, &back, ctx.ends().target.deadline()).await.map_err(doing())?;
     publications::drop(&target, &back).await.map_err(doing())
 }
@@ -131,8 +131,8 @@ async fn guard_target(ctx: &StepContext, target: &Session) -> Result<(), StepErr
 async fn until_near(ctx: &StepContext, stream: Stream) -> Result<(), StepError> {
     let doing = || StepError::doing("watching replication");
     let following = match stream.way {
-        Direction::Forward => "following the source",
-        Direction::Reverse => "waiting until the source has every change",
+        MoveDirection::Forward => "following the source",
+        MoveDirection::Reverse => "waiting until the source has every change",
     };
     let mut watcher = Watcher::open(stream).await.map_err(doing())?;
     let mut eta = Eta::default();

@@ -12,7 +12,7 @@ use crate::error::{Blame, Explain, Retry, SqlState};
 
 use crate::control::moves::claim::{self, Held};
 use crate::control::moves::context::StepContext;
-use crate::control::moves::direction::Direction;
+use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::error::StepError;
 use crate::control::moves::machine::is_committed;
 use crate::control::moves::parts::stream::{Stream, Watcher};
@@ -45,7 +45,7 @@ pub(in crate::control) async fn watch(ctx: &mut StepContext) {
             // limit.
             Err(error) => {
                 tracing::warn!(%error, "cannot watch the way back of a move");
-                check_retained(ctx, Direction::Reverse).await
+                check_retained(ctx, MoveDirection::Reverse).await
             }
         };
         if let Err(error) = verdict {
@@ -64,7 +64,7 @@ pub(in crate::control) async fn watch(ctx: &mut StepContext) {
         return;
     }
     // The database is more important than the way back: what would fill the target's disk is removed.
-    while let Err(error) = Stream::new(Direction::Reverse, ctx.ends()).remove().await {
+    while let Err(error) = Stream::new(MoveDirection::Reverse, ctx.ends()).remove().await {
         tracing::warn!(%error, "cannot remove the way back of a move");
         sleep(LOOK_EVERY).await;
     }
@@ -90,7 +90,7 @@ pub(in crate::control) async fn watch_parked(ctx: &mut StepContext) {
         if let Err(error) = ctx.refresh_systems().await {
             tracing::warn!(%error, "cannot learn how the systems of a move are reached");
         }
-        for way in [Direction::Forward, Direction::Reverse] {
+        for way in [MoveDirection::Forward, MoveDirection::Reverse] {
             if let Err(error) = check_retained(ctx, way).await {
                 relieve(ctx, way, &error).await;
             }
@@ -100,8 +100,8 @@ pub(in crate::control) async fn watch_parked(ctx: &mut StepContext) {
 }
 
 /// Drops the slot; without the slot of the way back there is no undo.
-async fn relieve(ctx: &mut StepContext, way: Direction, because: &StepError) {
-    if way == Direction::Reverse && is_committed(ctx.record()) {
+async fn relieve(ctx: &mut StepContext, way: MoveDirection, because: &StepError) {
+    if way == MoveDirection::Reverse && is_committed(ctx.record()) {
         give_up(ctx, because).await;
     }
     match Stream::new(way, ctx.ends()).drop_slot().await {
@@ -112,7 +112,7 @@ async fn relieve(ctx: &mut StepContext, way: Direction, because: &StepError) {
 
 /// Fails if a publisher retains more WAL for a stream than is allowed. One that does not answer cannot be
 /// checked.
-async fn check_retained(ctx: &StepContext, way: Direction) -> Result<(), StepError> {
+async fn check_retained(ctx: &StepContext, way: MoveDirection) -> Result<(), StepError> {
     match Stream::new(way, ctx.ends()).retained_bytes().await {
         Ok(retained) => crate::control::moves::steps::catchup::guard_wal(ctx, retained.unwrap_or(0)),
         Err(error) => {
@@ -143,12 +143,12 @@ pub(in crate::control) fn check_way_back(ctx: &StepContext) -> Result<(), StepEr
 async fn watch_once(ctx: &mut StepContext) -> Result<(), StepError> {
     let doing = || StepError::doing("watching the way back");
     // Before anything is created again: a dropped subscription has lost its replication progress.
-    way_back::check_now(ctx, &Stream::new(Direction::Reverse, ctx.ends())).await?;
+    way_back::check_now(ctx, &Stream::new(MoveDirection::Reverse, ctx.ends())).await?;
     // An aborted undo may have left the source open.
     crate::control::moves::steps::cutover::ensure_fenced(ctx, &ctx.ends().source).await?;
     // The target's address may have changed.
     crate::control::moves::steps::settle::start_way_back(ctx).await?;
-    let mut watcher = Watcher::open(Stream::new(Direction::Reverse, ctx.ends())).await.map_err(doing())?;
+    let mut watcher = Watcher::open(Stream::new(MoveDirection::Reverse, ctx.ends())).await.map_err(doing())?;
     let (mut arrived, mut claimed) = (Instant::now(), Instant::now());
     loop {
         if claimed.elapsed() >= CLAIM_EVERY {
@@ -176,7 +176,7 @@ async fn watch_once(ctx: &mut StepContext) -> Result<(), StepError> {
 
 /// Replaces an error by its cause if an object was dropped or changed.
 async fn cause(ctx: &mut StepContext, error: StepError) -> StepError {
-    match way_back::check_now(ctx, &Stream::new(Direction::Reverse, ctx.ends())).await {
+    match way_back::check_now(ctx, &Stream::new(MoveDirection::Reverse, ctx.ends())).await {
         Err(lost @ StepError::Forbidden { .. }) => lost,
         _ => error,
     }

@@ -31,7 +31,7 @@ use crate::system::{
 };
 
 use crate::control::moves::context::StepContext;
-use crate::control::moves::direction::Direction;
+use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::endpoint::{Endpoint, Endpoints};
 use crate::control::moves::error::StepError;
 use crate::control::moves::parts::applier;
@@ -74,8 +74,8 @@ async fn probe_replication(ctx: &StepContext, ends: &Endpoints, source: &Session
     target.act_as_replica().await.map_err(StepError::doing("preparing the target"))?;
     applier::probe(ends, &target).await?;
     reader::probe(&ends.source).await?;
-    Stream::new(Direction::Forward, ends.clone()).probe(source, &target).await?;
-    Stream::new(Direction::Reverse, ends.clone()).probe(&target, source).await
+    Stream::new(MoveDirection::Forward, ends.clone()).probe(source, &target).await?;
+    Stream::new(MoveDirection::Reverse, ends.clone()).probe(&target, source).await
 }
 
 /// Removes all of it from both systems. Safe to repeat, and after a `run` that never began. A system that
@@ -207,7 +207,7 @@ async fn create_roles(
     for membership in granted {
         roles::grant_membership(target, membership).await.map_err(doing())?;
     }
-    resync::note_seen(ctx, Direction::Forward, (source, target), &names).await
+    resync::note_seen(ctx, MoveDirection::Forward, (source, target), &names).await
 }
 
 /// Another Freehold has created the role on the target since the preflight. It is not this move's, and can be
@@ -246,7 +246,7 @@ pub(in crate::control) async fn create_database(
     databases::create(target, ends.names(), dbname, &like).await.map_err(doing())?;
     // Before a row is written: generated values are then computed as on the source.
     let names = needed_role_names(ctx, source, &ends.source).await?;
-    meaning::bring(ctx, Direction::Forward, (source, target), &names).await?;
+    meaning::bring(ctx, MoveDirection::Forward, (source, target), &names).await?;
     databases::apply_settings(target, dbname, &[], like.comment.as_deref()).await.map_err(doing())?;
 
     let access = fence::read(source, &ends.source.dbname).await.map_err(doing())?;

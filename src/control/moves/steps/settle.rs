@@ -10,7 +10,7 @@
 use crate::system::{fence, subscriptions};
 
 use crate::control::moves::context::StepContext;
-use crate::control::moves::direction::Direction;
+use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::error::StepError;
 use crate::control::moves::parts::snapshot::ExportedSnapshot;
 use crate::control::moves::parts::stream::Stream;
@@ -25,7 +25,7 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     let ends = ctx.ends();
     ctx.progress.set_activity("turning replication around");
     let source = freeze_source(ctx).await?;
-    Stream::new(Direction::Forward, ends.clone())
+    Stream::new(MoveDirection::Forward, ends.clone())
         .remove()
         .await
         .map_err(StepError::doing("ending replication"))?;
@@ -40,7 +40,7 @@ async fn freeze_source(ctx: &StepContext) -> Result<Option<ExportedSnapshot>, St
     if ctx.exported.is_none() || ctx.settings.policy.verify == Verify::Off {
         return Ok(None);
     }
-    let back = Stream::new(Direction::Reverse, ctx.ends()).name();
+    let back = Stream::new(MoveDirection::Reverse, ctx.ends()).name();
     let doing = || StepError::doing("reading the source as it was");
     let session = ctx.source_session().await?;
     // In a repeated settle the source may already receive changes.
@@ -54,7 +54,7 @@ pub(in crate::control) async fn start_way_back(ctx: &StepContext) -> Result<(), 
     let source = ctx.source_session().await?;
     source.act_as_replica().await.map_err(StepError::doing("preparing the source"))?;
     let target = ctx.target_session().await?;
-    Stream::new(Direction::Reverse, ctx.ends()).start(&target, &source).await
+    Stream::new(MoveDirection::Reverse, ctx.ends()).start(&target, &source).await
 }
 
 /// The proxies close their connections themselves; the rest are terminated after a grace period.
@@ -121,7 +121,7 @@ async fn as_they_were(
 /// The snapshots of the commit are lost with the process that held them. Rows that were lost are still
 /// missing, so both sides are compared along the way back while the clients work.
 async fn as_they_are(ctx: &StepContext) -> Result<Outcome, StepError> {
-    let back = Stream::new(Direction::Reverse, ctx.ends());
+    let back = Stream::new(MoveDirection::Reverse, ctx.ends());
     compare::compare(ctx, &back, &std::collections::HashMap::new()).await
 }
 

@@ -3,7 +3,7 @@
 //! The source has been kept current since the commit, so only a few milliseconds of changes are waited for.
 
 use crate::control::moves::context::StepContext;
-use crate::control::moves::direction::Direction;
+use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::error::StepError;
 use crate::control::moves::parts::resync;
 use crate::control::moves::parts::stream::Stream;
@@ -14,20 +14,20 @@ use crate::control::moves::steps::keep_reverse::check_way_back;
 
 /// Brings the clients back to the source. Safe to repeat.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
-    let stream = Stream::new(Direction::Reverse, ctx.ends());
+    let stream = Stream::new(MoveDirection::Reverse, ctx.ends());
     if !has_committed(ctx).await? {
         check_way_back(ctx)?;
         way_back::check_now(ctx, &stream).await?;
         // Before the twins, which log in there.
-        resync::run(ctx, Direction::Reverse).await?;
+        resync::run(ctx, MoveDirection::Reverse).await?;
         catchup::until_ready(ctx, stream).await?;
     }
-    cut_over(ctx, Direction::Reverse).await
+    cut_over(ctx, MoveDirection::Reverse).await
 }
 
 /// Ends an attempt that was not committed: the clients stay on the target.
 pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
-    abort(ctx, Direction::Reverse).await
+    abort(ctx, MoveDirection::Reverse).await
 }
 
 async fn has_committed(ctx: &StepContext) -> Result<bool, StepError> {

@@ -35,7 +35,7 @@ use crate::system::pause::{LongTransaction, NewSide, OldSide, long_transactions}
 use crate::system::{Session, SystemError, TableName, fence, marker, sequences};
 
 use crate::control::moves::context::StepContext;
-use crate::control::moves::direction::Direction;
+use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::endpoint::Endpoint;
 use crate::control::moves::error::StepError;
 use crate::control::moves::faults::CrashPoint;
@@ -62,16 +62,16 @@ const CALM_PART_OF_BUDGET: u32 = 4;
 
 /// Moves the clients from the source to the target.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
-    cut_over(ctx, Direction::Forward).await
+    cut_over(ctx, MoveDirection::Forward).await
 }
 
 /// Ends an attempt that was not committed.
 pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
-    abort(ctx, Direction::Forward).await
+    abort(ctx, MoveDirection::Forward).await
 }
 
 /// Moves the clients to the other side. Safe to repeat: returns at once if they are there already.
-pub(in crate::control) async fn cut_over(ctx: &mut StepContext, way: Direction) -> Result<(), StepError> {
+pub(in crate::control) async fn cut_over(ctx: &mut StepContext, way: MoveDirection) -> Result<(), StepError> {
     let id = ctx.id();
     let mut orders = Orders::open(ctx.catalog.clone(), &ctx.record().database, id).await?;
     if has_arrived(ctx, way, orders.route()) {
@@ -120,12 +120,12 @@ pub(in crate::control) async fn cut_over(ctx: &mut StepContext, way: Direction) 
     Ok(())
 }
 
-fn has_arrived(ctx: &StepContext, way: Direction, route: &RouteRecord) -> bool {
+fn has_arrived(ctx: &StepContext, way: MoveDirection, route: &RouteRecord) -> bool {
     way.epoch(ctx.facts()) == Some(route.epoch) && route.place.is_same_database(way.destination(ctx.record()))
 }
 
 /// How often the step was begun; makes the markers of each attempt its own.
-fn attempt(ctx: &StepContext, way: Direction) -> usize {
+fn attempt(ctx: &StepContext, way: MoveDirection) -> usize {
     ctx.record().log.iter().filter(|entry| entry.step == way.step()).count()
 }
 
@@ -147,7 +147,7 @@ async fn open_for_twins(ctx: &StepContext, to: &Endpoint, session: &Session) -> 
 async fn prepare_twins(
     ctx: &StepContext,
     orders: &mut Orders,
-    way: Direction,
+    way: MoveDirection,
     from: &Session,
 ) -> Result<(), StepError> {
     ctx.progress.set_activity("sessions prepare connections on the other side");
@@ -339,7 +339,7 @@ async fn release(orders: &mut Orders) {
 /// fail the move.
 async fn report(
     ctx: &mut StepContext,
-    way: Direction,
+    way: MoveDirection,
     orders: &mut Orders,
     mut watch: Stopwatch,
 ) -> Result<(), StepError> {
@@ -359,8 +359,8 @@ async fn report(
     show_pinned(ctx, &[]);
     ctx.journal
         .write(|record| match way {
-            Direction::Forward => record.cutover = Some(report.clone()),
-            Direction::Reverse => record.undo = Some(report.clone()),
+            MoveDirection::Forward => record.cutover = Some(report.clone()),
+            MoveDirection::Reverse => record.undo = Some(report.clone()),
         })
         .await?;
     Ok(())
@@ -371,7 +371,7 @@ async fn report(
 /// go on, and a new connection waits instead of being refused. The gate opens with the fence in place only if
 /// no further attempt will lift it; new connections then get the server's refusal. Does not wait for the
 /// other side: if it cannot be shut now, the next step does it ([`ensure_fenced`]).
-pub(in crate::control) async fn abort(ctx: &mut StepContext, way: Direction) -> Result<(), StepError> {
+pub(in crate::control) async fn abort(ctx: &mut StepContext, way: MoveDirection) -> Result<(), StepError> {
     let database = ctx.record().database.clone();
     let by = crate::model::HoldReason::Move { id: ctx.id() };
     let destination = way.destination(ctx.record()).clone();

@@ -13,7 +13,7 @@ use crate::system::pause::{Fenced, NewSide, OldSide};
 use crate::system::{TableName, publications, sequences};
 
 use crate::control::moves::context::StepContext;
-use crate::control::moves::direction::Direction;
+use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::error::StepError;
 use crate::control::moves::faults::CrashPoint;
 use crate::control::moves::parts::orders::{Orders, Standing, Waited};
@@ -30,7 +30,7 @@ const RELEASE_PART_OF_BUDGET: u32 = 20;
 
 /// One prepared attempt.
 pub(in crate::control) struct CutoverAttempt<'a> {
-    pub(in crate::control) way: Direction,
+    pub(in crate::control) way: MoveDirection,
     pub(in crate::control) epoch: Epoch,
     /// Makes the markers of each attempt its own.
     pub(in crate::control) attempt: usize,
@@ -110,8 +110,8 @@ impl CutoverAttempt<'_> {
 
     fn marker_kind(&self) -> String {
         let word = match self.way {
-            Direction::Forward => "cutover",
-            Direction::Reverse => "undo",
+            MoveDirection::Forward => "cutover",
+            MoveDirection::Reverse => "undo",
         };
         format!("{word} {}", self.attempt)
     }
@@ -166,8 +166,8 @@ impl CutoverAttempt<'_> {
     /// changes to the old one.
     fn way_back(&self, ctx: &StepContext) -> Vec<String> {
         match self.way {
-            Direction::Forward => vec![publications::open_sql(&ctx.ends().names().back())],
-            Direction::Reverse => Vec::new(),
+            MoveDirection::Forward => vec![publications::open_sql(&ctx.ends().names().back())],
+            MoveDirection::Reverse => Vec::new(),
         }
     }
 
