@@ -5,12 +5,12 @@ use std::marker::PhantomData;
 
 use serde::de::DeserializeOwned;
 
-use super::store::{Entry, Event, Lookup, Range, Revision, Snapshot, StoreError, Watch};
+use super::store::{Entry, Lookup, Range, Revision, Snapshot, StoreError, StoreEvent, Watch};
 use super::typed::{Catalog, Versioned, decode};
 
 /// A change of one record.
 #[derive(Debug)]
-pub enum Change<T> {
+pub enum RecordEvent<T> {
     Put {
         key: String,
         record: Versioned<T>,
@@ -28,26 +28,28 @@ pub enum Change<T> {
     },
 }
 
-impl<T> Change<T> {
+impl<T> RecordEvent<T> {
     pub fn key(&self) -> &str {
         match self {
-            Change::Put { key, .. } | Change::Deleted { key, .. } | Change::Unreadable { key, .. } => key,
+            RecordEvent::Put { key, .. }
+            | RecordEvent::Deleted { key, .. }
+            | RecordEvent::Unreadable { key, .. } => key,
         }
     }
 
     /// The commit that made the change.
     pub fn revision(&self) -> Revision {
         match self {
-            Change::Put { record, .. } => record.revision,
-            Change::Deleted { revision, .. } | Change::Unreadable { revision, .. } => *revision,
+            RecordEvent::Put { record, .. } => record.revision,
+            RecordEvent::Deleted { revision, .. } | RecordEvent::Unreadable { revision, .. } => *revision,
         }
     }
 
     /// The record, unless it was deleted or unreadable.
     pub fn into_record(self) -> Option<Versioned<T>> {
         match self {
-            Change::Put { record, .. } => Some(record),
-            Change::Deleted { .. } | Change::Unreadable { .. } => None,
+            RecordEvent::Put { record, .. } => Some(record),
+            RecordEvent::Deleted { .. } | RecordEvent::Unreadable { .. } => None,
         }
     }
 }
@@ -62,7 +64,7 @@ pub struct Changes<T> {
 impl<T: DeserializeOwned> Changes<T> {
     /// The next commit. `None`: the watch ended; read again. Cancel-safe: dropping the future loses no
     /// commit.
-    pub async fn next(&mut self) -> Result<Option<Vec<Change<T>>>, StoreError> {
+    pub async fn next(&mut self) -> Result<Option<Vec<RecordEvent<T>>>, StoreError> {
         let events = self.watch.next().await?;
         Ok(events.map(|events| events.into_iter().map(change).collect()))
     }
@@ -74,26 +76,26 @@ impl<T> fmt::Debug for Changes<T> {
     }
 }
 
-fn change<T: DeserializeOwned>(event: Event) -> Change<T> {
+fn change<T: DeserializeOwned>(event: StoreEvent) -> RecordEvent<T> {
     match event {
-        Event::Deleted { key, revision } => Change::Deleted { key, revision },
-        Event::Put(entry) => written(entry),
+        StoreEvent::Deleted { key, revision } => RecordEvent::Deleted { key, revision },
+        StoreEvent::Put(entry) => written(entry),
     }
 }
 
-fn written<T: DeserializeOwned>(entry: Entry) -> Change<T> {
+fn written<T: DeserializeOwned>(entry: Entry) -> RecordEvent<T> {
     match decode(&entry) {
-        Ok(record) => Change::Put { key: entry.key, record },
-        Err(error) => Change::Unreadable { revision: entry.revision, key: entry.key, error },
+        Ok(record) => RecordEvent::Put { key: entry.key, record },
+        Err(error) => RecordEvent::Unreadable { revision: entry.revision, key: entry.key, error },
     }
 }
 
 /// The records of a prefix as they were at `revision`, and all later changes. A record that cannot be read is
-/// one of the records, and prevents nothing: see [`Change::Unreadable`].
+/// one of the records, and prevents nothing: see [`RecordEvent::Unreadable`].
 #[derive(Debug)]
 pub struct ListWatch<T> {
     pub revision: Revision,
-    pub records: Vec<Change<T>>,
+    pub records: Vec<RecordEvent<T>>,
     pub changes: Changes<T>,
 }
 
@@ -126,12 +128,12 @@ impl<T: DeserializeOwned> FollowedRecord<T> {
         }
     }
 
-    fn take(&mut self, events: Vec<Event>) -> Result<(), StoreError> {
+    fn take(&mut self, events: Vec<StoreEvent>) -> Result<(), StoreError> {
         // The watch is of a prefix.
         for event in events.into_iter().filter(|event| event.key() == self.key) {
             self.record = match event {
-                Event::Put(entry) => Some(decode(&entry)?),
-                Event::Deleted { .. } => None,
+                StoreEvent::Put(entry) => Some(decode(&entry)?),
+                StoreEvent::Deleted { .. } => None,
             };
         }
         Ok(())

@@ -13,7 +13,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::keys;
-use super::store::{Durability, Entry, Event, Lease, LeaseId, Range, StoreError, Watch};
+use super::store::{Durability, Entry, Lease, LeaseId, Range, StoreError, StoreEvent, Watch};
 use super::typed::{Catalog, decode};
 use crate::model::{Ack, DatabaseId, ProxyId, ProxyRecord};
 
@@ -53,23 +53,23 @@ impl FleetAcks {
         Ok(changed.is_some())
     }
 
-    fn take_proxies(&mut self, events: impl IntoIterator<Item = Event>) {
+    fn take_proxies(&mut self, events: impl IntoIterator<Item = StoreEvent>) {
         for event in events {
             let Some(proxy) = keys::proxy_of(event.key()) else { continue };
             match event {
                 // Its content does not matter here: a record of a newer version counts, too.
-                Event::Put(entry) => self.proxies.insert(proxy, entry.lease),
-                Event::Deleted { .. } => self.proxies.remove(&proxy),
+                StoreEvent::Put(entry) => self.proxies.insert(proxy, entry.lease),
+                StoreEvent::Deleted { .. } => self.proxies.remove(&proxy),
             };
         }
     }
 
-    fn take_acks(&mut self, events: impl IntoIterator<Item = Event>) {
+    fn take_acks(&mut self, events: impl IntoIterator<Item = StoreEvent>) {
         for event in events {
             let Some(proxy) = keys::acknowledging_proxy(event.key()) else { continue };
             match event {
-                Event::Put(entry) => self.take_ack(proxy, &entry),
-                Event::Deleted { .. } => drop(self.acks.remove(&proxy)),
+                StoreEvent::Put(entry) => self.take_ack(proxy, &entry),
+                StoreEvent::Deleted { .. } => drop(self.acks.remove(&proxy)),
             }
         }
     }
@@ -114,8 +114,8 @@ impl FleetRecords<'_> {
         let (acks, ack_watch) = self.catalog.read_and_watch(&keys::acks_of(database)).await?;
         let (no_proxies, no_acks) = (BTreeMap::new(), BTreeMap::new());
         let mut fleet = FleetAcks { proxies: no_proxies, acks: no_acks, proxy_watch, ack_watch };
-        fleet.take_proxies(proxies.entries.into_iter().map(Event::Put));
-        fleet.take_acks(acks.entries.into_iter().map(Event::Put));
+        fleet.take_proxies(proxies.entries.into_iter().map(StoreEvent::Put));
+        fleet.take_acks(acks.entries.into_iter().map(StoreEvent::Put));
         Ok(fleet)
     }
 

@@ -31,7 +31,7 @@ mod conformance;
 #[cfg(test)]
 mod tests;
 
-pub use changes::{Change, Changes, FollowedRecord, ListWatch};
+pub use changes::{Changes, FollowedRecord, ListWatch, RecordEvent};
 pub use databases::{NewDatabase, NewDatabaseOutcome};
 pub use fleet::FleetAcks;
 pub use questions::{Answer, Asker, Question, Questions};

@@ -7,7 +7,7 @@
 //!   one. Each key carries the revision that wrote it last. A commit that changes nothing has no revision of
 //!   its own.
 //! * [`Store::commit`] is all or nothing: every [`Compare`] holds, or nothing is written and the answer is
-//!   [`Outcome::Conflict`].
+//!   [`TxnOutcome::Conflict`].
 //! * [`Store::watch`] yields every commit after a revision, in order, each commit as one batch. It may end at
 //!   any time (`Ok(None)`, or [`StoreError::Compacted`]): then read the prefix again and watch from that
 //!   revision.
@@ -167,23 +167,23 @@ pub struct Txn {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum TxnOutcome {
     Committed(Revision),
     /// A condition did not hold; nothing was written.
     Conflict,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum StoreEvent {
     Put(Entry),
     Deleted { key: String, revision: Revision },
 }
 
-impl Event {
+impl StoreEvent {
     pub fn key(&self) -> &str {
         match self {
-            Event::Put(entry) => &entry.key,
-            Event::Deleted { key, .. } => key,
+            StoreEvent::Put(entry) => &entry.key,
+            StoreEvent::Deleted { key, .. } => key,
         }
     }
 }
@@ -192,7 +192,7 @@ impl Event {
 #[async_trait]
 pub trait Watch: Send {
     /// The next batch. `None`: the watch ended; read again. Cancel-safe: dropping the future loses no batch.
-    async fn next(&mut self) -> Result<Option<Vec<Event>>, StoreError>;
+    async fn next(&mut self) -> Result<Option<Vec<StoreEvent>>, StoreError>;
 }
 
 #[async_trait]
@@ -205,7 +205,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Writes if every condition holds. Fails with [`StoreError::LeaseGone`], and writes nothing, if the
     /// conditions hold and a write names a lease that has ended.
-    async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError>;
+    async fn commit(&self, txn: Txn) -> Result<TxnOutcome, StoreError>;
 
     /// Watches the commits below a prefix after a revision. Fails with [`StoreError::Compacted`] if they are
     /// no longer kept.

@@ -206,7 +206,7 @@ async fn a_record_of_a_newer_program_is_read_and_one_that_cannot_be_read_is_name
     let mut changes = catalog.watch::<TeamRecord>("team/", team.revision).await.unwrap();
     catalog.put("team/broken".to_owned(), &"text", Durability::Synced).await.unwrap();
     let batch = changes.next().await.unwrap().unwrap();
-    assert!(matches!(&batch[..], [Change::Unreadable { key, .. }] if key == "team/broken"));
+    assert!(matches!(&batch[..], [RecordEvent::Unreadable { key, .. }] if key == "team/broken"));
     assert!(
         matches!(catalog.teams().list().await, Err(StoreError::Decode { key, .. }) if key == "team/broken")
     );

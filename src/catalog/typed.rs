@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::store::{
-    Compare, Durability, Entry, LeaseId, Outcome, Range, Revision, Snapshot, Store, StoreError, Txn, Write,
+    Compare, Durability, Entry, LeaseId, Range, Revision, Snapshot, Store, StoreError, Txn, TxnOutcome, Write,
 };
 use super::trail::Trail;
 
@@ -48,11 +48,11 @@ pub enum Swap {
     Conflict,
 }
 
-impl From<Outcome> for Swap {
-    fn from(outcome: Outcome) -> Swap {
+impl From<TxnOutcome> for Swap {
+    fn from(outcome: TxnOutcome) -> Swap {
         match outcome {
-            Outcome::Committed(revision) => Swap::Committed(revision),
-            Outcome::Conflict => Swap::Conflict,
+            TxnOutcome::Committed(revision) => Swap::Committed(revision),
+            TxnOutcome::Conflict => Swap::Conflict,
         }
     }
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::catalog::store::{Revision, StoreError};
-use crate::catalog::{Catalog, Change, Changes, Swap, Trail, Versioned, keys};
+use crate::catalog::{Catalog, Changes, RecordEvent, Swap, Trail, Versioned, keys};
 use crate::control::moves::context::WallClock;
 use crate::error::chain;
 use crate::model::{
@@ -199,8 +199,8 @@ async fn next(
     }
 }
 
-fn databases_of(changes: &[Change<DatabaseRecord>]) -> Vec<DatabaseId> {
-    let id = |change: &Change<_>| DatabaseId::parse(change.key().strip_prefix(keys::DATABASES)?).ok();
+fn databases_of(changes: &[RecordEvent<DatabaseRecord>]) -> Vec<DatabaseId> {
+    let id = |change: &RecordEvent<_>| DatabaseId::parse(change.key().strip_prefix(keys::DATABASES)?).ok();
     changes.iter().filter_map(id).collect()
 }
 

@@ -14,7 +14,7 @@ use freehold::admin::{Caller, Executor, Parts, ProcessRequest, Rights, parse};
 use freehold::catalog::Catalog;
 use freehold::catalog::embedded::EmbeddedStore;
 use freehold::catalog::store::{
-    Lease, LeaseId, Lookup, Outcome, Range, Revision, Snapshot, Store, StoreError, Txn, Watch,
+    Lease, LeaseId, Lookup, Range, Revision, Snapshot, Store, StoreError, Txn, TxnOutcome, Watch,
 };
 use freehold::config::Config;
 use freehold::control::reconcile::Reconciler;
@@ -248,7 +248,7 @@ impl Store for Mortal {
         self.store.get(key).await
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
+    async fn commit(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
         let number = self.commits.fetch_add(1, Ordering::SeqCst) + 1;
         self.die_at(number, Side::Before);
         let outcome = self.store.commit(txn).await;

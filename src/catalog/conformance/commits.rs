@@ -5,17 +5,17 @@ use super::*;
 pub(super) async fn a_key_must_be_absent_or_unchanged_where_the_commit_says_so(lab: &dyn Lab) {
     let store = lab.open().await;
     let first = committed(commit(&store, vec![absent("a")], vec![put("a", "1")]).await.unwrap());
-    assert_eq!(commit(&store, vec![absent("a")], vec![put("a", "2")]).await.unwrap(), Outcome::Conflict);
+    assert_eq!(commit(&store, vec![absent("a")], vec![put("a", "2")]).await.unwrap(), TxnOutcome::Conflict);
 
     let second = committed(commit(&store, vec![unchanged("a", first)], vec![put("a", "3")]).await.unwrap());
     assert!(second > first);
     let stale = commit(&store, vec![unchanged("a", first)], vec![put("a", "4")]).await.unwrap();
-    assert_eq!(stale, Outcome::Conflict);
+    assert_eq!(stale, TxnOutcome::Conflict);
     assert_eq!(value(&store, "a").await.as_deref(), Some("3"));
 
     write(&store, vec![delete("a")]).await;
     let gone = commit(&store, vec![unchanged("a", second)], vec![put("a", "5")]).await.unwrap();
-    assert_eq!(gone, Outcome::Conflict);
+    assert_eq!(gone, TxnOutcome::Conflict);
     committed(commit(&store, vec![absent("a")], vec![put("a", "6")]).await.unwrap());
 }
 
@@ -24,7 +24,7 @@ pub(super) async fn a_conflict_leaves_nothing(lab: &dyn Lab) {
     let before = write(&store, vec![put("a", "1")]).await;
     let writes = vec![put("b", "2"), delete("a")];
     let outcome = commit(&store, vec![absent("c"), absent("a")], writes).await.unwrap();
-    assert_eq!(outcome, Outcome::Conflict);
+    assert_eq!(outcome, TxnOutcome::Conflict);
     assert_eq!(value(&store, "a").await.as_deref(), Some("1"));
     assert_eq!(value(&store, "b").await, None);
     assert_eq!(store.range(Range::of("")).await.unwrap().revision, before, "a conflict is no commit");
@@ -67,7 +67,7 @@ pub(super) async fn a_prefix_ends_where_it_ends(lab: &dyn Lab) {
     write(&store, vec![put("route0", "y"), put("route", "y")]).await;
     write(&store, vec![put("route0", "z"), delete("route/a")]).await;
     let batch = next(&mut watch).await;
-    assert!(matches!(&batch[..], [Event::Deleted { key, .. }] if key == "route/a"), "{batch:?}");
+    assert!(matches!(&batch[..], [StoreEvent::Deleted { key, .. }] if key == "route/a"), "{batch:?}");
 }
 
 /// While eight tasks write, watches that began at different revisions see every later commit once, in order.
@@ -106,7 +106,9 @@ pub(super) async fn a_watch_has_no_gap_under_concurrent_writers(lab: &dyn Lab) {
     for writer in 0..WRITERS {
         let key = format!("w/{writer}");
         let of_writer = seen.iter().filter_map(|event| match event {
-            Event::Put(entry) if entry.key == key => Some(String::from_utf8_lossy(&entry.value).into_owned()),
+            StoreEvent::Put(entry) if entry.key == key => {
+                Some(String::from_utf8_lossy(&entry.value).into_owned())
+            }
             _ => None,
         });
         assert!(of_writer.eq((0..EACH).map(|n| n.to_string())), "every commit of {key}, in order");
@@ -126,7 +128,7 @@ pub(super) async fn a_watch_of_forgotten_history_is_told_to_read_again(lab: &dyn
     let snapshot = store.range(Range::of("a")).await.unwrap();
     let mut watch = store.watch("a", snapshot.revision).await.unwrap();
     write(&store, vec![put("a", "3")]).await;
-    assert!(matches!(&next(&mut watch).await[..], [Event::Put(entry)] if entry.value == "3"));
+    assert!(matches!(&next(&mut watch).await[..], [StoreEvent::Put(entry)] if entry.value == "3"));
 }
 
 pub(super) async fn a_restart_keeps_values_and_revisions(lab: &dyn Lab) {
@@ -161,7 +163,7 @@ pub(super) async fn a_relaxed_commit_is_visible_at_once_and_in_order(lab: &dyn L
     for n in 1..=20 {
         for expected in [n.to_string(), format!("{n} synced")] {
             let batch = next(&mut watch).await;
-            assert!(matches!(&batch[..], [Event::Put(entry)] if entry.value == expected), "{batch:?}");
+            assert!(matches!(&batch[..], [StoreEvent::Put(entry)] if entry.value == expected), "{batch:?}");
         }
     }
     drop((store, watch));
@@ -181,7 +183,7 @@ pub(super) async fn a_counter_is_linearizable(lab: &dyn Lab) {
                 let n: u64 = String::from_utf8_lossy(&entry.value).parse().unwrap();
                 let compares = vec![unchanged("n", entry.revision)];
                 let outcome = commit(&store, compares, vec![put("n", &(n + 1).to_string())]).await.unwrap();
-                if let Outcome::Committed(revision) = outcome {
+                if let TxnOutcome::Committed(revision) = outcome {
                     let after = store.get("n").await.unwrap().entry.unwrap();
                     assert!(after.revision >= revision, "an answered commit is visible");
                     break;
@@ -220,7 +222,7 @@ pub(super) async fn a_transaction_may_have_so_many_operations(lab: &dyn Lab) {
     let mut conditions: Vec<Compare> = keys.iter().map(|key| unchanged(key, first)).collect();
     let deletions = || keys.iter().map(|key| delete(key)).collect::<Vec<_>>();
     let stale = commit(&store, conditions.clone(), deletions()).await.unwrap();
-    assert_eq!(stale, Outcome::Conflict, "the last condition does not hold");
+    assert_eq!(stale, TxnOutcome::Conflict, "the last condition does not hold");
     *conditions.last_mut().unwrap() = unchanged(last, second);
     committed(commit(&store, conditions, deletions()).await.unwrap());
     assert_eq!(next(&mut watch).await.len(), 1);

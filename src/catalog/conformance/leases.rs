@@ -26,10 +26,10 @@ async fn lease_of(store: &Arc<dyn Store>, key: &str) -> Option<LeaseId> {
 }
 
 /// The keys that a batch deletes. Nothing else is in it, and it is one commit.
-fn deleted(batch: &[Event]) -> Vec<&str> {
+fn deleted(batch: &[StoreEvent]) -> Vec<&str> {
     let revision = revision_of(&batch[0]);
     let deletion = |event| match event {
-        &Event::Deleted { ref key, revision: of } if of == revision => key.as_str(),
+        &StoreEvent::Deleted { ref key, revision: of } if of == revision => key.as_str(),
         other => panic!("{other:?}"),
     };
     batch.iter().map(deletion).collect()
@@ -129,7 +129,7 @@ pub(super) async fn a_commit_that_names_a_lease_that_has_ended_writes_nothing(la
         let refused = txn(vec![unchanged("a", last)]).await;
         assert!(matches!(refused, Err(StoreError::LeaseGone { lease: id }) if id == lease.id), "{refused:?}");
         let conflict = txn(vec![absent("a")]).await.unwrap();
-        assert_eq!(conflict, Outcome::Conflict, "the conditions decide first");
+        assert_eq!(conflict, TxnOutcome::Conflict, "the conditions decide first");
     }
     assert_eq!(value(&store, "a").await.as_deref(), Some("1"));
     assert_eq!(store.get("b").await.unwrap().revision, last);

@@ -16,8 +16,8 @@ use bytes::Bytes;
 
 use super::embedded::EmbeddedStore;
 use super::store::{
-    Compare, Durability, Event, Outcome, Range, Revision, Store, StoreError, TXN_OPERATIONS_MAX, Txn, Watch,
-    Write,
+    Compare, Durability, Range, Revision, Store, StoreError, StoreEvent, TXN_OPERATIONS_MAX, Txn, TxnOutcome,
+    Watch, Write,
 };
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -82,7 +82,7 @@ async fn commit(
     store: &Arc<dyn Store>,
     compares: Vec<Compare>,
     writes: Vec<Write>,
-) -> Result<Outcome, StoreError> {
+) -> Result<TxnOutcome, StoreError> {
     store.commit(Txn { compares, writes, durability: Durability::Synced }).await
 }
 
@@ -90,10 +90,10 @@ async fn write(store: &Arc<dyn Store>, writes: Vec<Write>) -> Revision {
     committed(commit(store, Vec::new(), writes).await.unwrap())
 }
 
-fn committed(outcome: Outcome) -> Revision {
+fn committed(outcome: TxnOutcome) -> Revision {
     match outcome {
-        Outcome::Committed(revision) => revision,
-        Outcome::Conflict => panic!("a conflict"),
+        TxnOutcome::Committed(revision) => revision,
+        TxnOutcome::Conflict => panic!("a conflict"),
     }
 }
 
@@ -102,14 +102,14 @@ async fn value(store: &Arc<dyn Store>, key: &str) -> Option<String> {
     Some(String::from_utf8(entry.value.to_vec()).unwrap())
 }
 
-async fn next(watch: &mut Box<dyn Watch>) -> Vec<Event> {
+async fn next(watch: &mut Box<dyn Watch>) -> Vec<StoreEvent> {
     tokio::time::timeout(DEADLINE, watch.next()).await.expect("no batch in time").unwrap().expect("ended")
 }
 
-fn revision_of(event: &Event) -> Revision {
+fn revision_of(event: &StoreEvent) -> Revision {
     match event {
-        Event::Put(entry) => entry.revision,
-        Event::Deleted { revision, .. } => *revision,
+        StoreEvent::Put(entry) => entry.revision,
+        StoreEvent::Deleted { revision, .. } => *revision,
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) async fn a_watch_from_the_revision_of_a_lookup_misses_nothing(lab: &d
                 break;
             }
             let batch = next(&mut watch).await;
-            assert!(matches!(&batch[..], [Event::Put(entry)] if number(&entry.value) == known + 1));
+            assert!(matches!(&batch[..], [StoreEvent::Put(entry)] if number(&entry.value) == known + 1));
             known += 1;
         }
     }

@@ -32,7 +32,7 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBack
 use super::content::Stored;
 use super::memory::{Commit, Image, LEAD};
 use crate::catalog::keys;
-use crate::catalog::store::{Entry, Event, Revision, StoreError};
+use crate::catalog::store::{Entry, Revision, StoreError, StoreEvent};
 
 const FORMAT: u64 = 1;
 /// Key in the table of numbers: its value distinguishes the file from a copy of it.
@@ -213,14 +213,14 @@ impl Disk {
             for commit in commits {
                 for event in commit.events.iter() {
                     match event {
-                        Event::Put(entry) => {
+                        StoreEvent::Put(entry) => {
                             kv.insert(entry.key.as_str(), (commit.revision.0, entry.value.as_ref()))?;
                             match entry.lease {
                                 Some(lease) => leased.insert(entry.key.as_str(), lease.0)?,
                                 None => leased.remove(entry.key.as_str())?,
                             };
                         }
-                        Event::Deleted { key, .. } => {
+                        StoreEvent::Deleted { key, .. } => {
                             kv.remove(key.as_str())?;
                             leased.remove(key.as_str())?;
                         }

@@ -26,7 +26,8 @@ use bytes::Bytes;
 use super::content::{self, Stored};
 use super::leases::Leases;
 use crate::catalog::store::{
-    Compare, Entry, Event, Lease, LeaseId, Lookup, Outcome, Range, Revision, Snapshot, StoreError, Txn, Write,
+    Compare, Entry, Lease, LeaseId, Lookup, Range, Revision, Snapshot, StoreError, StoreEvent, Txn,
+    TxnOutcome, Write,
 };
 
 /// Revisions kept free for relaxed commits while a flight is being synced.
@@ -40,7 +41,7 @@ pub(super) const LEAD: u64 = 4_096;
 #[derive(Debug, Clone)]
 pub(super) struct Commit {
     pub(super) revision: Revision,
-    pub(super) events: Arc<Vec<Event>>,
+    pub(super) events: Arc<Vec<StoreEvent>>,
 }
 
 /// The initial content of a store: that of its file.
@@ -90,7 +91,7 @@ struct Flight {
 #[derive(Debug)]
 pub(super) enum Relaxed {
     Done {
-        outcome: Outcome,
+        outcome: TxnOutcome,
         wake: Vec<Waker>,
         /// The writer must be notified that there is something to write.
         nudge: bool,
@@ -103,7 +104,7 @@ pub(super) enum Relaxed {
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     /// One per transaction, in order. The error is a lease that the transaction names and that has ended.
-    pub(super) outcomes: Vec<Result<Outcome, LeaseId>>,
+    pub(super) outcomes: Vec<Result<TxnOutcome, LeaseId>>,
     /// Relaxed commits, already visible.
     pub(super) lazy: Vec<Commit>,
     /// Synced commits, visible once they are on disk.
@@ -113,7 +114,7 @@ pub(super) struct Plan {
 /// The next result of a watch.
 #[derive(Debug)]
 pub(super) enum Found {
-    Batch(Revision, Vec<Event>),
+    Batch(Revision, Vec<StoreEvent>),
     /// Nothing up to this revision.
     Nothing(Revision),
     Ended,
@@ -156,7 +157,7 @@ impl Memory {
             return Ok(Relaxed::MustQueue(txn));
         }
         if !self.holds(&txn.compares, &HashMap::new()) {
-            return Ok(Relaxed::Done { outcome: Outcome::Conflict, wake: Vec::new(), nudge: false });
+            return Ok(Relaxed::Done { outcome: TxnOutcome::Conflict, wake: Vec::new(), nudge: false });
         }
         if let Some(lease) = self.ended_lease(&txn.writes) {
             return Err(StoreError::LeaseGone { lease });
@@ -164,12 +165,12 @@ impl Memory {
         let revision = self.next_revision();
         let events = self.events(txn.writes, revision, &HashMap::new());
         if events.is_empty() {
-            let outcome = Outcome::Committed(self.revision);
+            let outcome = TxnOutcome::Committed(self.revision);
             return Ok(Relaxed::Done { outcome, wake: Vec::new(), nudge: false });
         }
         let nudge = self.lazy.is_empty();
         let wake = self.show_lazy(revision, events);
-        Ok(Relaxed::Done { outcome: Outcome::Committed(revision), wake, nudge })
+        Ok(Relaxed::Done { outcome: TxnOutcome::Committed(revision), wake, nudge })
     }
 
     fn must_queue(&self, txn: &Txn) -> bool {
@@ -191,7 +192,7 @@ impl Memory {
     }
 
     /// Makes a commit visible that is written to disk later.
-    fn show_lazy(&mut self, revision: Revision, events: Vec<Event>) -> Vec<Waker> {
+    fn show_lazy(&mut self, revision: Revision, events: Vec<StoreEvent>) -> Vec<Waker> {
         let commit = Commit { revision, events: Arc::new(events) };
         self.lazy.push(commit.clone());
         self.show(commit)
@@ -207,7 +208,7 @@ impl Memory {
         let mut keys = HashSet::new();
         for txn in txns {
             if !self.holds(&txn.compares, &overlay) {
-                plan.outcomes.push(Ok(Outcome::Conflict));
+                plan.outcomes.push(Ok(TxnOutcome::Conflict));
                 continue;
             }
             if let Some(lease) = self.ended_lease(&txn.writes) {
@@ -221,15 +222,15 @@ impl Memory {
             let events = self.events(txn.writes, revision, &overlay);
             if events.is_empty() {
                 let last = plan.commits.last().map_or(self.revision, |commit| commit.revision);
-                plan.outcomes.push(Ok(Outcome::Committed(last)));
+                plan.outcomes.push(Ok(TxnOutcome::Committed(last)));
                 continue;
             }
             for event in &events {
                 keys.insert(event.key().to_owned());
-                let known = matches!(event, Event::Put(_)).then_some(revision);
+                let known = matches!(event, StoreEvent::Put(_)).then_some(revision);
                 overlay.insert(event.key().to_owned(), known);
             }
-            plan.outcomes.push(Ok(Outcome::Committed(revision)));
+            plan.outcomes.push(Ok(TxnOutcome::Committed(revision)));
             plan.commits.push(Commit { revision, events: Arc::new(events) });
         }
         if !plan.commits.is_empty() {
@@ -294,7 +295,7 @@ impl Memory {
         }
         let start = self.history.partition_point(|commit| commit.revision <= after);
         for commit in self.history.range(start..) {
-            let events: Vec<Event> =
+            let events: Vec<StoreEvent> =
                 commit.events.iter().filter(|event| event.key().starts_with(prefix)).cloned().collect();
             if !events.is_empty() {
                 return Ok(Found::Batch(commit.revision, events));
@@ -339,7 +340,7 @@ impl Memory {
         writes: Vec<Write>,
         revision: Revision,
         overlay: &HashMap<String, Option<Revision>>,
-    ) -> Vec<Event> {
+    ) -> Vec<StoreEvent> {
         let exists = |key: &str| match overlay.get(key) {
             Some(known) => known.is_some(),
             None => self.entries.contains_key(key),
@@ -353,8 +354,8 @@ impl Memory {
         }
         last.into_iter()
             .filter_map(|(key, value)| match value {
-                Some((value, lease)) => Some(Event::Put(Entry { key, value, revision, lease })),
-                None => exists(&key).then_some(Event::Deleted { key, revision }),
+                Some((value, lease)) => Some(StoreEvent::Put(Entry { key, value, revision, lease })),
+                None => exists(&key).then_some(StoreEvent::Deleted { key, revision }),
             })
             .collect()
     }
@@ -363,15 +364,15 @@ impl Memory {
     fn show(&mut self, commit: Commit) -> Vec<Waker> {
         for event in commit.events.iter() {
             let before = match event {
-                Event::Put(entry) => {
+                StoreEvent::Put(entry) => {
                     let Entry { key, value, revision, lease } = entry.clone();
                     self.entries.insert(key, Stored { revision, value, lease })
                 }
-                Event::Deleted { key, .. } => self.entries.remove(key),
+                StoreEvent::Deleted { key, .. } => self.entries.remove(key),
             };
             let lease = match event {
-                Event::Put(entry) => entry.lease,
-                Event::Deleted { .. } => None,
+                StoreEvent::Put(entry) => entry.lease,
+                StoreEvent::Deleted { .. } => None,
             };
             self.leases.pass_on(event.key(), before.and_then(|stored| stored.lease), lease);
         }
@@ -431,8 +432,8 @@ impl Memory {
             return Ok(None);
         }
         let revision = self.next_revision();
-        let deleted = |key: String| Event::Deleted { key, revision };
-        let events: Vec<Event> = self.leases.end(lease).into_iter().map(deleted).collect();
+        let deleted = |key: String| StoreEvent::Deleted { key, revision };
+        let events: Vec<StoreEvent> = self.leases.end(lease).into_iter().map(deleted).collect();
         match events.is_empty() {
             true => Ok(Some(Vec::new())),
             false => Ok(Some(self.show_lazy(revision, events))),
@@ -476,7 +477,7 @@ mod tests {
 
     fn revision_of(relaxed: Relaxed) -> Revision {
         match relaxed {
-            Relaxed::Done { outcome: Outcome::Committed(revision), .. } => revision,
+            Relaxed::Done { outcome: TxnOutcome::Committed(revision), .. } => revision,
             other => panic!("not committed: {other:?}"),
         }
     }
@@ -560,7 +561,7 @@ mod tests {
             txn
         };
         let plan = memory.begin(vec![once(), once()]).unwrap();
-        assert!(matches!(plan.outcomes[..], [Ok(Outcome::Committed(_)), Ok(Outcome::Conflict)]));
+        assert!(matches!(plan.outcomes[..], [Ok(TxnOutcome::Committed(_)), Ok(TxnOutcome::Conflict)]));
     }
 
     #[test]
@@ -578,6 +579,6 @@ mod tests {
         let named = memory.relaxed(put_under(Some(lease), "proxy/a", "1"));
         assert!(matches!(named, Err(StoreError::LeaseGone { lease: gone }) if gone == lease));
         let plan = memory.begin(vec![put("c", "1"), put_under(Some(lease), "proxy/a", "1")]).unwrap();
-        assert!(matches!(plan.outcomes[..], [Ok(Outcome::Committed(_)), Err(gone)] if gone == lease));
+        assert!(matches!(plan.outcomes[..], [Ok(TxnOutcome::Committed(_)), Err(gone)] if gone == lease));
     }
 }

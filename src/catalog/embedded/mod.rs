@@ -34,8 +34,8 @@ use self::memory::{Found, Memory, Relaxed};
 use self::writer::{Message, Request, Revocation, lock};
 use super::keys;
 use super::store::{
-    Durability, Event, Lease, LeaseId, Lookup, Outcome, Range, Revision, Snapshot, Store, StoreError, Txn,
-    Watch,
+    Durability, Lease, LeaseId, Lookup, Range, Revision, Snapshot, Store, StoreError, StoreEvent, Txn,
+    TxnOutcome, Watch,
 };
 use super::typed::decode;
 use crate::model::SystemRecord;
@@ -130,7 +130,7 @@ impl EmbeddedStore {
     }
 
     /// Commits through the writer; on disk before the answer.
-    async fn commit_synced(&self, txn: Txn) -> Result<Outcome, StoreError> {
+    async fn commit_synced(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
         let (answer, answered) = oneshot::channel();
         self.send(Message::Commit(Request { txn, answer }))?;
         match answered.await {
@@ -159,7 +159,7 @@ impl Store for EmbeddedStore {
     }
 
     /// Dropping the future does not undo the commit: once polled, it may happen.
-    async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
+    async fn commit(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
         if txn.durability == Durability::Synced {
             return self.commit_synced(txn).await;
         }
@@ -237,7 +237,7 @@ struct EmbeddedWatch {
 }
 
 impl EmbeddedWatch {
-    fn poll_batch(&mut self, waker: &Waker) -> Poll<Result<Option<Vec<Event>>, StoreError>> {
+    fn poll_batch(&mut self, waker: &Waker) -> Poll<Result<Option<Vec<StoreEvent>>, StoreError>> {
         let mut memory = lock(&self.memory);
         match memory.find(&self.prefix, self.after) {
             Err(error) => Poll::Ready(Err(error)),
@@ -257,7 +257,7 @@ impl EmbeddedWatch {
 
 #[async_trait]
 impl Watch for EmbeddedWatch {
-    async fn next(&mut self) -> Result<Option<Vec<Event>>, StoreError> {
+    async fn next(&mut self) -> Result<Option<Vec<StoreEvent>>, StoreError> {
         std::future::poll_fn(|context| self.poll_batch(context.waker())).await
     }
 }

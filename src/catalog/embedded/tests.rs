@@ -46,7 +46,7 @@ async fn the_child_that_is_killed() {
         let value = bytes::Bytes::from(n.to_string());
         txn.writes.push(Write::Put { key: format!("b/{n:08}"), value, lease: None });
         txn.compares.push(Compare::Absent { key: format!("a/{n:08}") });
-        let Outcome::Committed(revision) = store.commit(txn).await.unwrap() else { panic!("conflict") };
+        let TxnOutcome::Committed(revision) = store.commit(txn).await.unwrap() else { panic!("conflict") };
         let mut out = std::io::stdout().lock();
         writeln!(out, "answered {n} {}", revision.0).unwrap();
         out.flush().unwrap();
@@ -162,7 +162,7 @@ async fn a_relaxed_commit_does_not_wait_for_a_running_fsync() {
         // A commit that had to wait would not be ready at the first poll.
         let commit = store.commit(put("ack", "x", Durability::Relaxed));
         let ready = futures_util::FutureExt::now_or_never(commit);
-        assert!(matches!(ready, Some(Ok(Outcome::Committed(_)))), "it waited");
+        assert!(matches!(ready, Some(Ok(TxnOutcome::Committed(_)))), "it waited");
         while_flying += u32::from(flying);
         // A flight has room for a limited number of revisions: without a pause this loop would exhaust them.
         tokio::time::sleep(std::time::Duration::from_micros(200)).await;

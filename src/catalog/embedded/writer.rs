@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::disk::Disk;
 use super::memory::{Memory, Plan};
-use crate::catalog::store::{LeaseId, Outcome, StoreError, Txn};
+use crate::catalog::store::{LeaseId, StoreError, Txn, TxnOutcome};
 
 /// The most transactions that share one fsync.
 const BATCH_MAX: usize = 256;
@@ -47,7 +47,7 @@ pub(super) struct Revocation {
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) txn: Txn,
-    pub(super) answer: oneshot::Sender<Result<Outcome, StoreError>>,
+    pub(super) answer: oneshot::Sender<Result<TxnOutcome, StoreError>>,
 }
 
 /// Locks the memory. A panic elsewhere cannot leave it half-changed: nothing in it panics between two writes.
@@ -179,7 +179,7 @@ fn commit(disk: &Disk, memory: &Mutex<Memory>, requests: Vec<Request>) -> bool {
     written
 }
 
-fn refuse(answers: Vec<oneshot::Sender<Result<Outcome, StoreError>>>, error: &StoreError) {
+fn refuse(answers: Vec<oneshot::Sender<Result<TxnOutcome, StoreError>>>, error: &StoreError) {
     for answer in answers {
         let _ = answer.send(Err(StoreError::Unknown { source: error.to_string().into() }));
     }

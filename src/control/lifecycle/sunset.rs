@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::catalog::store::StoreError;
-use crate::catalog::{Catalog, Change, Changes, ListWatch, Trail, keys};
+use crate::catalog::{Catalog, Changes, ListWatch, RecordEvent, Trail, keys};
 use crate::control::operations::WallClock;
 use crate::error::chain;
 use crate::model::{AuditEntry, DatabaseRecord, Due, HistoryEntry, Lifecycle, UnixMillis, identifier};
@@ -99,7 +99,7 @@ impl Sunsets {
         }
     }
 
-    fn take(&mut self, changes: Vec<Change<DatabaseRecord>>) {
+    fn take(&mut self, changes: Vec<RecordEvent<DatabaseRecord>>) {
         for change in changes {
             let key = change.key().to_owned();
             let record = change.into_record().map(|record| record.value);

@@ -9,7 +9,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::store::StoreError;
-use crate::catalog::{Catalog, Change};
+use crate::catalog::{Catalog, RecordEvent};
 
 use super::driver::{AGAIN_AFTER, Driver};
 use super::{IdOf, Operation, Recorded, RequestOf, WallClock};
@@ -114,7 +114,7 @@ impl<O: Operation> Supervisor<O> {
                 changes = changes.next() => match changes? {
                     None => return Ok(()),
                     Some(changes) => {
-                        for record in changes.into_iter().filter_map(Change::into_record) {
+                        for record in changes.into_iter().filter_map(RecordEvent::into_record) {
                             self.notice(&record.value, false, tasks);
                         }
                     }

@@ -41,7 +41,7 @@ use self::order_tracker::{Answer, OrderTracker};
 use super::change_notifier::Urgency;
 use super::table::{Logins, RouteTable};
 use crate::catalog::store::{LeaseId, Revision, StoreError};
-use crate::catalog::{Catalog, Change, Changes, RouteCommit, keys};
+use crate::catalog::{Catalog, Changes, RecordEvent, RouteCommit, keys};
 use crate::model::{Ack, DatabaseId, GateOrder, HoldReason, Login, ProxyRecord, RouteRecord, UnixMillis};
 
 /// Intervals of a follower.
@@ -229,20 +229,22 @@ impl Task {
         let mut known: HashMap<DatabaseId, Logins> = HashMap::new();
         for change in logins.records {
             match change {
-                Change::Put { key, record } => note_login(&mut known, &key, record.value),
-                Change::Unreadable { key, error, .. } => tracing::error!(key, %error, "cannot read a login"),
-                Change::Deleted { .. } => {}
+                RecordEvent::Put { key, record } => note_login(&mut known, &key, record.value),
+                RecordEvent::Unreadable { key, error, .. } => {
+                    tracing::error!(key, %error, "cannot read a login")
+                }
+                RecordEvent::Deleted { .. } => {}
             }
         }
         self.logins.extend(known);
         let routes = self.catalog.routes().follow().await?;
         for change in routes.records {
             match change {
-                Change::Put { record, .. } => self.take_route(record.value).await,
-                Change::Unreadable { key, error, .. } => {
+                RecordEvent::Put { record, .. } => self.take_route(record.value).await,
+                RecordEvent::Unreadable { key, error, .. } => {
                     tracing::error!(key, %error, "cannot read a route, keeping the old one");
                 }
-                Change::Deleted { .. } => {}
+                RecordEvent::Deleted { .. } => {}
             }
         }
         for (id, logins) in &self.logins {
@@ -285,18 +287,20 @@ impl Task {
         Ok(())
     }
 
-    fn take_logins(&mut self, changes: Vec<Change<Login>>) {
+    fn take_logins(&mut self, changes: Vec<RecordEvent<Login>>) {
         let revision = newest(&changes);
         let mut touched = Vec::new();
         for change in changes {
             let Some((id, role)) = keys::login_of(change.key()) else { continue };
             let Ok(id) = DatabaseId::parse(id) else { continue };
             match &change {
-                Change::Put { key, record } => note_login(&mut self.logins, key, record.value.clone()),
-                Change::Deleted { .. } => {
+                RecordEvent::Put { key, record } => note_login(&mut self.logins, key, record.value.clone()),
+                RecordEvent::Deleted { .. } => {
                     self.logins.entry(id.clone()).or_default().remove(role);
                 }
-                Change::Unreadable { key, error, .. } => tracing::error!(key, %error, "cannot read a login"),
+                RecordEvent::Unreadable { key, error, .. } => {
+                    tracing::error!(key, %error, "cannot read a login")
+                }
             }
             if !touched.contains(&id) {
                 touched.push(id);
@@ -309,13 +313,13 @@ impl Task {
         self.table.followed().logins_are_at(revision);
     }
 
-    async fn take_routes(&mut self, changes: Vec<Change<RouteRecord>>) {
+    async fn take_routes(&mut self, changes: Vec<RecordEvent<RouteRecord>>) {
         let revision = newest(&changes);
         for change in changes {
             match change {
-                Change::Put { record, .. } => self.take_route(record.value).await,
-                Change::Deleted { key, .. } => self.forget_route(&key).await,
-                Change::Unreadable { key, error, .. } => {
+                RecordEvent::Put { record, .. } => self.take_route(record.value).await,
+                RecordEvent::Deleted { key, .. } => self.forget_route(&key).await,
+                RecordEvent::Unreadable { key, error, .. } => {
                     tracing::error!(key, %error, "cannot read a route, keeping the old one");
                 }
             }
@@ -499,8 +503,8 @@ impl Task {
 }
 
 /// The revision of the commit that made these changes.
-fn newest<T>(changes: &[Change<T>]) -> Revision {
-    changes.iter().map(Change::revision).max().unwrap_or_default()
+fn newest<T>(changes: &[RecordEvent<T>]) -> Revision {
+    changes.iter().map(RecordEvent::revision).max().unwrap_or_default()
 }
 
 /// The source of a move may still be fenced: connected clients go on, and new connections wait until the

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::*;
 use crate::catalog::embedded::EmbeddedStore;
 use crate::catalog::store::{
-    Event, Lease, LeaseId, Lookup, Outcome, Range, Revision, Snapshot, Store, Txn, Watch, Write,
+    Lease, LeaseId, Lookup, Range, Revision, Snapshot, Store, StoreEvent, Txn, TxnOutcome, Watch, Write,
 };
 use crate::catalog::{FleetAcks, Swap};
 use crate::model::{
@@ -64,7 +64,7 @@ impl Store for Shared {
         self.0.inner.get(key).await
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
+    async fn commit(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
         self.0.check()?;
         self.0.inner.commit(txn).await
     }
@@ -93,7 +93,7 @@ impl Store for Shared {
 
 #[async_trait]
 impl Watch for MoodyWatch {
-    async fn next(&mut self) -> Result<Option<Vec<Event>>, StoreError> {
+    async fn next(&mut self) -> Result<Option<Vec<StoreEvent>>, StoreError> {
         let batch = self.inner.next().await?;
         self.store.check()?;
         Ok(batch)

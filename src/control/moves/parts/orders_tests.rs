@@ -8,7 +8,9 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::catalog::embedded::EmbeddedStore;
-use crate::catalog::store::{Lease, LeaseId, Lookup, Outcome, Range, Revision, Snapshot, Store, Txn, Watch};
+use crate::catalog::store::{
+    Lease, LeaseId, Lookup, Range, Revision, Snapshot, Store, Txn, TxnOutcome, Watch,
+};
 use crate::model::{
     Ack, Address, DatabaseId, DatabaseName, Place, ProxyRecord, SslMode, SystemName, UnixMillis,
 };
@@ -40,7 +42,7 @@ impl Store for Stoppable {
         self.inner.get(key).await
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
+    async fn commit(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
         self.check()?;
         self.inner.commit(txn).await
     }
