@@ -34,7 +34,7 @@ mod tests;
 pub use changes::{Changes, FollowedRecord, ListWatch, RecordEvent};
 pub use databases::{NewDatabase, NewDatabaseOutcome};
 pub use fleet::FleetAcks;
-pub use questions::{Answer, Asker, Question, Questions};
+pub use questions::{LoginRefreshOutcome, LoginRefreshReceiver, LoginRefreshRequest, LoginRefreshSender};
 pub use routes::{ROUTES_IN_COMMIT_MAX, RouteCommit};
 pub use trail::Trail;
 pub use typed::{Batch, Catalog, Listing, Swap, Versioned};

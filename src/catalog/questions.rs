@@ -24,21 +24,21 @@ const QUESTIONS_MAX: usize = 1_024;
 
 /// The proxy's end. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Asker(mpsc::Sender<Question>);
+pub struct LoginRefreshSender(mpsc::Sender<LoginRefreshRequest>);
 
 /// The keeper's end.
 #[derive(Debug)]
-pub struct Questions(mpsc::Receiver<Question>);
+pub struct LoginRefreshReceiver(mpsc::Receiver<LoginRefreshRequest>);
 
 /// A login to this database waits for the answer.
 #[derive(Debug)]
-pub struct Question {
+pub struct LoginRefreshRequest {
     pub database: DatabaseId,
-    reply: oneshot::Sender<Answer>,
+    reply: oneshot::Sender<LoginRefreshOutcome>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum LoginRefreshOutcome {
     /// The system was read after the question was asked. The catalogue has the result as of this revision.
     Current(Revision),
     /// The system is read often enough already. What is known is no older than the time between two readings.
@@ -48,35 +48,35 @@ pub enum Answer {
 }
 
 /// Creates both ends.
-pub fn channel() -> (Asker, Questions) {
+pub fn channel() -> (LoginRefreshSender, LoginRefreshReceiver) {
     let (asker, questions) = mpsc::channel(QUESTIONS_MAX);
-    (Asker(asker), Questions(questions))
+    (LoginRefreshSender(asker), LoginRefreshReceiver(questions))
 }
 
-impl Asker {
+impl LoginRefreshSender {
     /// Waits without a bound of its own.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the question asked; its answer is dropped.
-    pub async fn ask(&self, database: &DatabaseId) -> Answer {
+    pub async fn ask(&self, database: &DatabaseId) -> LoginRefreshOutcome {
         let (reply, answer) = oneshot::channel();
-        match self.0.try_send(Question { database: database.clone(), reply }) {
-            Ok(()) => answer.await.unwrap_or(Answer::Unread),
-            Err(mpsc::error::TrySendError::Full(_)) => Answer::Often,
-            Err(mpsc::error::TrySendError::Closed(_)) => Answer::Unread,
+        match self.0.try_send(LoginRefreshRequest { database: database.clone(), reply }) {
+            Ok(()) => answer.await.unwrap_or(LoginRefreshOutcome::Unread),
+            Err(mpsc::error::TrySendError::Full(_)) => LoginRefreshOutcome::Often,
+            Err(mpsc::error::TrySendError::Closed(_)) => LoginRefreshOutcome::Unread,
         }
     }
 }
 
-impl Questions {
+impl LoginRefreshReceiver {
     /// `None`: all askers are dropped. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Question> {
+    pub async fn next(&mut self) -> Option<LoginRefreshRequest> {
         self.0.recv().await
     }
 }
 
-impl Question {
-    pub fn answer(self, answer: Answer) {
+impl LoginRefreshRequest {
+    pub fn answer(self, answer: LoginRefreshOutcome) {
         // The login may have ended meanwhile.
         let _ = self.reply.send(answer);
     }

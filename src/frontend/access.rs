@@ -35,7 +35,7 @@ use crate::auth::passwords::ServerPasswords;
 use crate::auth::rate_limiter::RateLimiter;
 use crate::auth::scram::Verifier;
 use crate::auth::throttle::{AttemptBudget, AttemptKeys, Throttle};
-use crate::catalog::Asker;
+use crate::catalog::LoginRefreshSender;
 use crate::model::{DatabaseName, RoleLimits, RoleName, RolesLimits};
 use crate::route::Route;
 use crate::telemetry::{Metrics, names};
@@ -128,7 +128,7 @@ pub struct Access {
     metrics: Metrics,
     /// Logins that asked the system and failed; asking again has the cost of a failure.
     asked: Throttle,
-    asker: Option<Asker>,
+    asker: Option<LoginRefreshSender>,
     doubts: Option<Arc<Notify>>,
 }
 
@@ -158,11 +158,11 @@ impl Access {
 
     /// `asker` brings a role up to date before a login. `doubts` is notified when a client was refused by
     /// what may be out of date.
-    pub fn with_keeper(self, asker: Asker, doubts: Arc<Notify>) -> Access {
+    pub fn with_keeper(self, asker: LoginRefreshSender, doubts: Arc<Notify>) -> Access {
         Access { asker: Some(asker), doubts: Some(doubts), ..self }
     }
 
-    pub(super) fn asker(&self) -> Option<&Asker> {
+    pub(super) fn asker(&self) -> Option<&LoginRefreshSender> {
         self.asker.as_ref()
     }
 

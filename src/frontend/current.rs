@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use super::Frontend;
 use super::access::Attempt;
 use crate::auth::throttle::AttemptBudget;
-use crate::catalog::Answer;
+use crate::catalog::LoginRefreshOutcome;
 
 /// Failed logins that asked, of one role from an address; ten times as many of all roles.
 pub(super) const BUDGET: AttemptBudget =
@@ -69,12 +69,12 @@ pub(super) async fn make_current(frontend: &Frontend, attempt: &Attempt<'_>, dat
     }
     let asking = async {
         match asker.ask(route.id()).await {
-            Answer::Current(revision) => {
+            LoginRefreshOutcome::Current(revision) => {
                 routes.followed().logins(revision).await;
                 Asking::Current
             }
-            Answer::Often => Asking::Often,
-            Answer::Unread => Asking::Unread,
+            LoginRefreshOutcome::Often => Asking::Often,
+            LoginRefreshOutcome::Unread => Asking::Unread,
         }
     };
     let bound = WAIT_MAX.min(frontend.login_time_max / WAIT_SHARE);

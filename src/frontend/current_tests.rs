@@ -8,13 +8,13 @@ use tokio::sync::Notify;
 use super::tests::{Knock, PASSWORD, frontend_with};
 use super::*;
 use crate::catalog::store::Revision;
-use crate::catalog::{Answer, Questions, questions};
+use crate::catalog::{LoginRefreshOutcome, LoginRefreshReceiver, questions};
 use crate::error::SqlState;
 use crate::model::{Login, RoleName, Service};
 use crate::telemetry::Metrics;
 
 /// A frontend that asks, and the channel on which its questions arrive.
-fn asking() -> (Frontend, Questions) {
+fn asking() -> (Frontend, LoginRefreshReceiver) {
     let (asker, questions) = questions::channel();
     let access = Access::new(Policy::default(), Metrics::new()).with_keeper(asker, Arc::<Notify>::default());
     (Frontend { access: Arc::new(access), ..frontend_with(Service::Serving) }, questions)
@@ -49,7 +49,7 @@ async fn every_login_asks_once_about_a_database_whatever_the_role_and_whether_it
         });
         let question = questions.next().await.unwrap();
         assert_eq!(question.database, id, "{role} {database}");
-        question.answer(Answer::Current(Revision::default()));
+        question.answer(LoginRefreshOutcome::Current(Revision::default()));
         let (tags, told) = logging_in.await.unwrap();
         assert_eq!(told, sqlstate, "{role} {database}: {tags}");
     }
@@ -64,7 +64,7 @@ async fn a_login_goes_on_with_what_the_answer_has_made_known() {
     let route = routes.lookup("shop").unwrap();
     let late = Login { role: RoleName::parse("late").unwrap(), ..Login::clone(&route.login("app").unwrap()) };
     routes.set_logins(route.id(), HashMap::from([("late".to_owned(), Arc::new(late))]));
-    question.answer(Answer::Current(Revision::default()));
+    question.answer(LoginRefreshOutcome::Current(Revision::default()));
     assert_eq!(logging_in.await.unwrap().1, None);
 }
 
@@ -87,7 +87,7 @@ async fn an_address_that_asks_in_vain_asks_no_more_and_its_right_password_is_tak
     let asked = tokio::spawn(async move {
         let mut asked = 0;
         while let Some(question) = questions.next().await {
-            question.answer(Answer::Current(Revision::default()));
+            question.answer(LoginRefreshOutcome::Current(Revision::default()));
             asked += 1;
         }
         asked

@@ -17,7 +17,7 @@ use crate::admin::users::read_users;
 use crate::admin::{Executor, Parts, ProcessRequest};
 use crate::app::error::ServeError;
 use crate::app::settings;
-use crate::catalog::Asker;
+use crate::catalog::LoginRefreshSender;
 use crate::control::logins::LoginSync;
 use crate::control::reconcile::Reconciler;
 use crate::control::settings::LatencySource;
@@ -60,7 +60,7 @@ impl Groundwork {
     }
 
     /// Where proxies ask whether logins are up to date.
-    pub(in crate::app) fn asker(&self) -> Asker {
+    pub(in crate::app) fn asker(&self) -> LoginRefreshSender {
         self.login_sync.asker()
     }
 

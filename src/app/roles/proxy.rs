@@ -11,7 +11,7 @@ use super::Shared;
 use crate::app::error::ServeError;
 use crate::app::settings;
 use crate::app::takeover::Successor;
-use crate::catalog::Asker;
+use crate::catalog::LoginRefreshSender;
 use crate::config::Config;
 use crate::frontend::listener::Listener;
 use crate::frontend::{Access, Balancers};
@@ -30,7 +30,7 @@ pub(in crate::app) struct ProxyParts {
     /// Opened by the parent process.
     pub(in crate::app) listeners: Vec<Listener>,
     /// Where it asks whether logins are up to date.
-    pub(in crate::app) asker: Asker,
+    pub(in crate::app) asker: LoginRefreshSender,
     /// Notified when a client is refused.
     pub(in crate::app) suspect: Arc<Notify>,
 }

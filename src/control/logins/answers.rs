@@ -35,7 +35,7 @@ use arc_swap::ArcSwap;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use crate::catalog::{Answer, Catalog, Question, Versioned};
+use crate::catalog::{Catalog, LoginRefreshOutcome, LoginRefreshRequest, Versioned};
 use crate::control::ControlSettings;
 use crate::control::logins::{Reading, read_one};
 use crate::model::{DatabaseId, RouteRecord, SystemName};
@@ -80,11 +80,11 @@ struct UnderWay {
     began: Instant,
     /// It must connect first, so its duration does not measure the cost of reading the roles.
     connects: bool,
-    questions: Vec<Question>,
+    questions: Vec<LoginRefreshRequest>,
 }
 
 struct Waiting {
-    question: Question,
+    question: LoginRefreshRequest,
     route: Versioned<RouteRecord>,
 }
 
@@ -100,16 +100,16 @@ impl Answers {
     }
 
     /// `route` is quiet, and was read after the question was asked.
-    pub(in crate::control) fn take(&mut self, question: Question, route: Versioned<RouteRecord>) {
+    pub(in crate::control) fn take(&mut self, question: LoginRefreshRequest, route: Versioned<RouteRecord>) {
         let now = Instant::now();
         let system = route.value.place.system.clone();
         let desk = self.desks.entry(system.clone()).or_default();
         if desk.is_silent(now) {
-            return question.answer(Answer::Unread);
+            return question.answer(LoginRefreshOutcome::Unread);
         }
         let joins = desk.waiting.iter().any(|other| other.question.database == question.database);
         if !joins && !may_read(&self.owing, &question.database, now) {
-            return question.answer(Answer::Often);
+            return question.answer(LoginRefreshOutcome::Often);
         }
         desk.waiting.push(Waiting { question, route });
         if desk.under_way.is_none() {
@@ -145,7 +145,7 @@ impl Answers {
         &mut self,
         system: &SystemName,
         session: Option<Session>,
-        outcome: &HashMap<DatabaseId, Answer>,
+        outcome: &HashMap<DatabaseId, LoginRefreshOutcome>,
     ) {
         let now = Instant::now();
         let Some(desk) = self.desks.get_mut(system) else { return };
@@ -158,17 +158,20 @@ impl Answers {
             let owing = self.owing.entry(id.clone()).or_insert(now);
             *owing = (*owing).max(now) + cost;
         }
-        let was_read = outcome.values().any(|answer| matches!(answer, Answer::Current(_)));
+        let was_read = outcome.values().any(|answer| matches!(answer, LoginRefreshOutcome::Current(_)));
         if session.is_none() && !was_read {
             desk.rests_until = Some(now + REST);
         }
         desk.session = session;
         for question in questions {
-            let answer = outcome.get(&question.database).copied().unwrap_or(Answer::Unread);
+            let answer = outcome.get(&question.database).copied().unwrap_or(LoginRefreshOutcome::Unread);
             question.answer(answer);
         }
         match desk.is_silent(now) {
-            true => desk.waiting.drain(..).for_each(|waiting| waiting.question.answer(Answer::Unread)),
+            true => desk
+                .waiting
+                .drain(..)
+                .for_each(|waiting| waiting.question.answer(LoginRefreshOutcome::Unread)),
             false => self.begin(system),
         }
     }

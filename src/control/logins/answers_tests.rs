@@ -1,18 +1,18 @@
 use super::*;
 use crate::catalog::embedded::EmbeddedStore;
 use crate::catalog::store::Revision;
-use crate::catalog::{Asker, Questions, questions};
+use crate::catalog::{LoginRefreshReceiver, LoginRefreshSender, questions};
 use crate::model::{Address, DatabaseName, Place, SslMode};
 
 /// Databases `db_0`, `db_1` ... of one system, and logins that ask about them.
 struct Office {
     answers: Answers,
-    asker: Asker,
-    questions: Questions,
+    asker: LoginRefreshSender,
+    questions: LoginRefreshReceiver,
     _directory: tempfile::TempDir,
 }
 
-type Asking = tokio::task::JoinHandle<Answer>;
+type Asking = tokio::task::JoinHandle<LoginRefreshOutcome>;
 
 fn id(number: usize) -> DatabaseId {
     DatabaseId::parse(&format!("db_{number}")).unwrap()
@@ -58,13 +58,13 @@ impl Office {
     }
 
     /// Ends the reading of these databases.
-    fn read(&mut self, numbers: &[usize], answer: Answer) {
+    fn read(&mut self, numbers: &[usize], answer: LoginRefreshOutcome) {
         let outcome = numbers.iter().map(|number| (id(*number), answer)).collect();
         self.answers.read(&system(), None, &outcome);
     }
 }
 
-const CURRENT: Answer = Answer::Current(Revision(7));
+const CURRENT: LoginRefreshOutcome = LoginRefreshOutcome::Current(Revision(7));
 
 #[tokio::test]
 async fn who_asks_during_a_reading_is_answered_by_the_next_one_together_with_all_others() {
@@ -98,7 +98,7 @@ async fn a_database_is_read_so_often_and_no_more_and_others_do_not_feel_it() {
         }
         let answer = asking.await.unwrap();
         assert!(answer == CURRENT || read >= free, "{answer:?} after {read} readings");
-        assert!([CURRENT, Answer::Often].contains(&answer));
+        assert!([CURRENT, LoginRefreshOutcome::Often].contains(&answer));
     }
     let paid = began.elapsed().as_millis() / DISTANCE.as_millis();
     assert!((free..=free + 2 + paid).contains(&read), "{read} readings in {:?}", began.elapsed());
@@ -112,17 +112,21 @@ async fn a_database_is_read_so_often_and_no_more_and_others_do_not_feel_it() {
 async fn a_system_that_could_not_be_read_keeps_nobody_waiting() {
     let mut office = Office::open();
     let (first, second) = (office.ask(0).await, office.ask(1).await);
-    office.read(&[0], Answer::Unread);
-    assert_eq!(first.await.unwrap(), Answer::Unread);
-    assert_eq!(second.await.unwrap(), Answer::Unread, "it would have waited for the same");
-    assert_eq!(office.ask(0).await.await.unwrap(), Answer::Unread);
+    office.read(&[0], LoginRefreshOutcome::Unread);
+    assert_eq!(first.await.unwrap(), LoginRefreshOutcome::Unread);
+    assert_eq!(second.await.unwrap(), LoginRefreshOutcome::Unread, "it would have waited for the same");
+    assert_eq!(office.ask(0).await.await.unwrap(), LoginRefreshOutcome::Unread);
     assert_eq!(office.under_way(), 0, "it rests");
 
     office.answers.desks.get_mut(&system()).unwrap().rests_until = None;
     let slow = office.ask(0).await;
     let began = &mut office.answers.desks.get_mut(&system()).unwrap().under_way.as_mut().unwrap().began;
     *began -= PATIENCE + DISTANCE;
-    assert_eq!(office.ask(0).await.await.unwrap(), Answer::Unread, "no question waits behind a slow reading");
+    assert_eq!(
+        office.ask(0).await.await.unwrap(),
+        LoginRefreshOutcome::Unread,
+        "no question waits behind a slow reading"
+    );
     office.read(&[0], CURRENT);
     assert_eq!(slow.await.unwrap(), CURRENT);
 }

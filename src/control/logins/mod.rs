@@ -40,7 +40,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::answers::Answers;
 use crate::catalog::store::{Revision, StoreError};
-use crate::catalog::{Answer, Asker, Catalog, Question, Questions, Versioned, questions};
+use crate::catalog::{
+    Catalog, LoginRefreshOutcome, LoginRefreshReceiver, LoginRefreshRequest, LoginRefreshSender, Versioned,
+    questions,
+};
 use crate::control::ControlSettings;
 use crate::error::Explain;
 use crate::model::{
@@ -62,7 +65,7 @@ const NAME: &str = "freehold keeper";
 pub struct LoginSync {
     wanted: Arc<Notify>,
     doubts: Arc<Notify>,
-    asker: Asker,
+    asker: LoginRefreshSender,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -92,7 +95,7 @@ impl LoginSync {
     }
 
     /// Lets proxies ask for up-to-date logins before a login.
-    pub fn asker(&self) -> Asker {
+    pub fn asker(&self) -> LoginRefreshSender {
         self.asker.clone()
     }
 
@@ -106,7 +109,7 @@ impl LoginSync {
 struct Asked {
     wanted: Arc<Notify>,
     doubts: Arc<Notify>,
-    questions: Questions,
+    questions: LoginRefreshReceiver,
 }
 
 async fn keep(mut rounds: SyncPass, mut interval: watch::Receiver<Duration>, asked: Asked) {
@@ -252,12 +255,12 @@ impl SyncPass {
     }
 
     /// Handles a question: a client is about to log in.
-    async fn receive(&mut self, question: Question) -> Result<(), StoreError> {
+    async fn receive(&mut self, question: LoginRefreshRequest) -> Result<(), StoreError> {
         match self.catalog.routes().get(&question.database).await {
             Ok(Some(route)) if is_quiet(&route.value) => self.answers.take(question, route),
-            Ok(_) => question.answer(Answer::Unread),
+            Ok(_) => question.answer(LoginRefreshOutcome::Unread),
             Err(error) => {
-                question.answer(Answer::Unread);
+                question.answer(LoginRefreshOutcome::Unread);
                 return Err(error);
             }
         }
@@ -267,17 +270,17 @@ impl SyncPass {
     /// Writes what was read for questions, and answers them.
     async fn answer(&mut self, reading: Reading) -> Result<(), StoreError> {
         let Reading { system, began, session, routes, outcome } = reading;
-        let mut answers: HashMap<DatabaseId, Answer> = HashMap::new();
+        let mut answers: HashMap<DatabaseId, LoginRefreshOutcome> = HashMap::new();
         let mut failed = None;
         for route in &routes {
             let id = &route.value.database;
             let answer = match outcome.as_ref().map(|found| found.get(&route.value.place.dbname)) {
                 Ok(Some(logins)) => self.write_and_tell(route, logins, began).await,
-                Ok(None) | Err(_) => Ok(Answer::Unread),
+                Ok(None) | Err(_) => Ok(LoginRefreshOutcome::Unread),
             };
             let answer = answer.unwrap_or_else(|error| {
                 failed = Some(error);
-                Answer::Unread
+                LoginRefreshOutcome::Unread
             });
             answers.insert(id.clone(), answer);
         }
@@ -293,9 +296,9 @@ impl SyncPass {
         route: &Versioned<RouteRecord>,
         logins: &[Login],
         began: Instant,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<LoginRefreshOutcome, StoreError> {
         let written = self.write(route, logins, began).await?;
-        Ok(written.map_or(Answer::Unread, Answer::Current))
+        Ok(written.map_or(LoginRefreshOutcome::Unread, LoginRefreshOutcome::Current))
     }
 
     /// Writes all that was read on one system.
