@@ -5,7 +5,7 @@ use super::keys;
 use super::store::{Revision, StoreError};
 use super::typed::{ATTEMPTS_MAX, Batch, Catalog, Listing, Swap, Versioned};
 use crate::model::{
-    DatabaseId, DatabaseName, DatabaseRecord, Lifecycle, Login, OperationId, RouteRecord, Terms,
+    DatabaseId, DatabaseName, DatabaseRecord, Lifecycle, Login, OperationId, RouteRecord, ServiceTerms,
 };
 
 /// Everything that is created with a database, in one commit.
@@ -154,7 +154,7 @@ impl DatabaseRecords<'_> {
         let key = keys::route(&database.id);
         let batch = batch.unchanged(key.clone(), route.revision);
         let mut wanted = route.value;
-        let terms = Terms::of(database);
+        let terms = ServiceTerms::of(database);
         if wanted.terms == terms {
             return Ok(batch);
         }

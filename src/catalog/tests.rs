@@ -8,8 +8,8 @@ use super::store::{Durability, StoreError};
 use super::*;
 use crate::model::{
     Ack, AckStage, Address, AuditEntry, Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, Lifecycle,
-    Login, MoveId, MoveProgress, Place, ProxyId, ProxyRecord, RoleName, RouteRecord, SslMode, SystemName,
-    TeamName, TeamRecord, Terms, Tier, UnixMillis,
+    Login, MoveId, MoveProgress, Place, ProxyId, ProxyRecord, RoleName, RouteRecord, ServiceTerms, SslMode,
+    SystemName, TeamName, TeamRecord, Tier, UnixMillis,
 };
 
 fn catalog() -> (tempfile::TempDir, Catalog) {
@@ -359,7 +359,7 @@ async fn keys_of_the_next_commit(watch: &mut Box<dyn crate::catalog::store::Watc
 async fn a_database_its_route_its_logins_and_the_audit_entry_change_in_one_commit() {
     let (_directory, catalog) = catalog();
     let mut new = shop("db_1");
-    new.route.terms = Terms::of(&new.database);
+    new.route.terms = ServiceTerms::of(&new.database);
     let id = new.database.id.clone();
     assert!(matches!(catalog.databases().create(&new).await.unwrap(), NewDatabaseOutcome::Created(_)));
     let revision = catalog.databases().list().await.unwrap().revision;

@@ -25,7 +25,8 @@ use crate::catalog::{Catalog, Changes, RecordEvent, Swap, Trail, Versioned, keys
 use crate::control::moves::context::WallClock;
 use crate::error::chain;
 use crate::model::{
-    AuditEntry, DatabaseId, DatabaseRecord, Lifecycle, Place, RouteRecord, SystemName, SystemRecord, Terms,
+    AuditEntry, DatabaseId, DatabaseRecord, Lifecycle, Place, RouteRecord, ServiceTerms, SystemName,
+    SystemRecord,
 };
 
 /// Number of conflicts before the write of one route gives up.
@@ -268,7 +269,7 @@ fn derived(
     systems: &[Versioned<SystemRecord>],
 ) -> RouteRecord {
     let mut wanted = route.clone();
-    wanted.terms = Terms::of(database);
+    wanted.terms = ServiceTerms::of(database);
     for place in [Some(&mut wanted.place), wanted.next.as_mut()].into_iter().flatten() {
         if let Some(system) = systems.iter().find(|system| system.value.name == place.system) {
             *place = system.value.place(place.dbname.as_str());

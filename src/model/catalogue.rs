@@ -62,7 +62,7 @@ impl SystemRecord {
     }
 }
 
-/// The lifecycle state of a database. [`super::Terms::of`] says how clients are served in each.
+/// The lifecycle state of a database. [`super::ServiceTerms::of`] says how clients are served in each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum Lifecycle {

@@ -111,7 +111,7 @@ pub struct Compared {
 
 /// The operator's decision to end or undo a move although its two copies differ, or may differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Accepted {
+pub struct AcceptedDifferences {
     pub by: String,
     pub at: UnixMillis,
 }

@@ -34,7 +34,7 @@ pub use byte_size::ByteSize;
 pub use catalogue::{
     AuditEntry, DatabaseRecord, Dropping, Due, HistoryEntry, Lifecycle, SystemRecord, TeamRecord,
 };
-pub use comparison::{Accepted, Compared, ComparedTable, ComparedTables, Relation, Verdict};
+pub use comparison::{AcceptedDifferences, Compared, ComparedTable, ComparedTables, Relation, Verdict};
 pub use contract::{Contract, ContractChange, Pooling, Tier};
 pub use cure::Cure;
 pub use database_operation::{
@@ -49,8 +49,8 @@ pub use ids::{
 pub use latency::{LATENCY_CLASSES, Latencies};
 pub use listen::{ListenOn, Peer};
 pub use movement::{
-    Finding, FindingSeverity, MoveFacts, MoveFailure, MovePhase, MoveProgress, MoveRecord, MoveStep,
-    MoveWish, OldCopy, PauseReport, SavedFence, StepEntry, blockers_by_side,
+    Finding, FindingSeverity, MoveFacts, MoveFailure, MovePhase, MoveProgress, MoveRecord, MoveRequest,
+    MoveStep, OldCopy, PauseReport, SavedFence, StepEntry, blockers_by_side,
 };
 pub use network::Network;
 pub use operation::{Failure, LogEntry, OperationId, OperationKind, OperationRef, StepEvent};
@@ -60,6 +60,6 @@ pub use route::{
     Ack, AckStage, Door, GateOrder, HoldReason, Login, Pinned, Place, ProxyRecord, RouteRecord, Service,
     StallReport,
 };
-pub use terms::Terms;
+pub use terms::ServiceTerms;
 pub use timeouts::{EachTimeout, Timeout, Timeouts, TimeoutsChange, timeout_text};
 pub use transfer::TransferOffer;

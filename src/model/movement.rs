@@ -18,8 +18,8 @@ use crate::error::Blame;
 use super::cure::Cure;
 use super::operation::{Failure, LogEntry};
 use super::{
-    Accepted, Compared, DatabaseId, DatabaseName, Epoch, Lsn, MoveId, Pinned, Place, StoreId, SystemName,
-    UnixMillis,
+    AcceptedDifferences, Compared, DatabaseId, DatabaseName, Epoch, Lsn, MoveId, Pinned, Place, StoreId,
+    SystemName, UnixMillis,
 };
 
 /// Key `move/<id>`.
@@ -32,7 +32,7 @@ pub struct MoveRecord {
     pub target: Place,
     pub phase: MovePhase,
     /// What the operator asked of it since it started; the control loop obeys at the next safe point.
-    pub wish: Option<MoveWish>,
+    pub wish: Option<MoveRequest>,
     /// Overrides the contract's `move_pause_max`.
     pub pause_max: Option<Duration>,
     /// Intent and outcome of each step, oldest first. The intent is durable before the step acts.
@@ -122,7 +122,7 @@ impl MovePhase {
 /// What the operator asks of an existing move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum MoveWish {
+pub enum MoveRequest {
     /// Before the commit: roll back.
     Cancel,
     /// After the commit: bring the database back.
@@ -246,7 +246,7 @@ pub struct MoveFacts {
     pub differences: Vec<String>,
     /// The operator's acceptance that the copies differ, or may differ.
     #[serde(default)]
-    pub accepted: Option<Accepted>,
+    pub accepted: Option<AcceptedDifferences>,
     /// Free for steps: small facts by name.
     pub notes: BTreeMap<String, String>,
 }

@@ -19,8 +19,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, DatabaseId, DatabaseName, DatabaseRecord, Epoch, MoveId, ProxyId, RoleName, ServerAuth, SslMode,
-    SystemName, Terms, UnixMillis,
+    Address, DatabaseId, DatabaseName, DatabaseRecord, Epoch, MoveId, ProxyId, RoleName, ServerAuth,
+    ServiceTerms, SslMode, SystemName, UnixMillis,
 };
 use crate::error::{Blame, Refusal, Severity, SqlState};
 
@@ -59,7 +59,7 @@ pub struct RouteRecord {
     pub gate: GateOrder,
     /// What is enforced. Derived from the database's record, never set on its own.
     #[serde(flatten)]
-    pub terms: Terms,
+    pub terms: ServiceTerms,
     /// Whether new clients may connect.
     #[serde(default)]
     pub door: Door,
@@ -73,7 +73,7 @@ impl RouteRecord {
     /// The route of a new database.
     pub fn of(database: &DatabaseRecord, place: Place) -> RouteRecord {
         let first = RouteRecord::first(database.id.clone(), database.name.clone(), place, 0);
-        RouteRecord { terms: Terms::of(database), ..first }
+        RouteRecord { terms: ServiceTerms::of(database), ..first }
     }
 
     /// Served at `place`, not held, with session pooling.
@@ -91,7 +91,7 @@ impl RouteRecord {
             next: None,
             order: 1,
             gate: GateOrder::Open,
-            terms: Terms::served(client_connections_max),
+            terms: ServiceTerms::served(client_connections_max),
             door: Door::Open,
             generation: 0,
         }

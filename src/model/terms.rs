@@ -6,7 +6,7 @@
 //!
 //! # Why derived
 //! A limit that is written to two records by two commits can differ for ever after a crash between them. So
-//! no command writes terms: it changes the database's record, and [`Terms::of`] derives in the same commit
+//! no command writes terms: it changes the database's record, and [`ServiceTerms::of`] derives in the same commit
 //! what proxies enforce. It is the only place that translates a lifecycle or a contract into effects on
 //! clients. `control::reconcile` finds terms that differ all the same, because an older version wrote them,
 //! and writes them again.
@@ -21,7 +21,7 @@ use crate::error::SqlState;
 
 /// The terms on which clients are served. Stored flat, among the fields of [`super::RouteRecord`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Terms {
+pub struct ServiceTerms {
     /// How connecting clients are served.
     pub service: Service,
     pub pooling: Pooling,
@@ -43,11 +43,11 @@ fn server_connections_default() -> u32 {
     Contract::of_tier(Tier::default()).server_connections_max
 }
 
-impl Terms {
+impl ServiceTerms {
     /// What proxies enforce for a database.
-    pub fn of(database: &DatabaseRecord) -> Terms {
+    pub fn of(database: &DatabaseRecord) -> ServiceTerms {
         let contract = &database.contract;
-        Terms {
+        ServiceTerms {
             service: service_of(database),
             pooling: contract.pooling,
             client_connections_max: contract.client_connections_max,
@@ -58,8 +58,8 @@ impl Terms {
     }
 
     /// Served, with session pooling, without quotas and timeouts.
-    pub fn served(client_connections_max: u32) -> Terms {
-        Terms {
+    pub fn served(client_connections_max: u32) -> ServiceTerms {
+        ServiceTerms {
             service: Service::Serving,
             pooling: Pooling::Session,
             client_connections_max,
@@ -70,7 +70,7 @@ impl Terms {
     }
 
     /// What differs here, as `field: old -> new`, for the log and the audit trail.
-    pub fn differences(&self, other: &Terms) -> Vec<String> {
+    pub fn differences(&self, other: &ServiceTerms) -> Vec<String> {
         let pairs = [
             ("service", self.service.as_str().to_owned(), other.service.as_str().to_owned()),
             ("pooling", self.pooling.as_str().to_owned(), other.pooling.as_str().to_owned()),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     fn refusal(database: &DatabaseRecord) -> Option<String> {
-        Terms::of(database).service.refusal().map(|refusal| refusal.sqlstate.to_string())
+        ServiceTerms::of(database).service.refusal().map(|refusal| refusal.sqlstate.to_string())
     }
 
     #[test]
@@ -218,7 +218,7 @@ mod tests {
         let reason = || "shop2 has replaced it".to_owned();
         let warning = |successor| {
             let lifecycle = Lifecycle::Deprecated { sunset: day(), reason: reason(), successor };
-            Terms::of(&database(lifecycle)).service.warning().unwrap()
+            ServiceTerms::of(&database(lifecycle)).service.warning().unwrap()
         };
         let alone = warning(None);
         assert_eq!(alone.to_string(), "WARNING: database \"shop\" is deprecated, sunset 2027-03-01 (01P01)");
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn a_quarantine_refuses_new_clients_and_ends_sessions_by_different_codes() {
         let lifecycle = Lifecycle::Quarantined { reason: "not used".to_owned(), until: Some(day()) };
-        let service = Terms::of(&database(lifecycle)).service;
+        let service = ServiceTerms::of(&database(lifecycle)).service;
         let (refusal, ending) = (service.refusal().unwrap(), service.ending().unwrap());
         let message = "database \"shop\" is quarantined until 2027-03-01";
         assert_eq!(refusal.to_string(), format!("FATAL: {message} (55000)"));
@@ -256,12 +256,12 @@ mod tests {
         shop.contract.pooling = Pooling::Transaction;
         shop.contract.quotas.logins_per_second_max = Some(5);
         shop.contract.timeouts.query = Some(std::time::Duration::from_secs(9));
-        let terms = Terms::of(&shop);
+        let terms = ServiceTerms::of(&shop);
         assert_eq!((terms.client_connections_max, terms.server_connections_max), (7, 3));
         assert_eq!(terms.pooling, Pooling::Transaction);
         assert_eq!((terms.quotas, terms.timeouts), (shop.contract.quotas, shop.contract.timeouts));
         assert_eq!(
-            Terms::served(100).differences(&terms),
+            ServiceTerms::served(100).differences(&terms),
             [
                 "pooling: session -> transaction",
                 "client connections: 100 -> 7",

@@ -3,7 +3,7 @@
 
 use freehold::lab::{Builder, Major, Postgres};
 use freehold::model::movement::FindingSeverity;
-use freehold::model::{MoveId, MovePhase, MoveStep, MoveWish};
+use freehold::model::{MoveId, MovePhase, MoveRequest, MoveStep};
 
 use crate::stage::{APP_PASSWORD, Stage};
 
@@ -46,7 +46,7 @@ async fn copied(stage: &Stage) -> MoveId {
 }
 
 async fn undone(stage: &Stage, id: MoveId) {
-    stage.wish(id, MoveWish::Undo).await;
+    stage.wish(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
 }
 

@@ -17,7 +17,7 @@ use freehold::control::{
 use freehold::lab::{Builder, Major, Postgres, roots};
 use freehold::model::{
     Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, GateOrder, Lifecycle, Login, MoveFacts,
-    MoveId, MovePhase, MoveRecord, MoveStep, MoveWish, Place, ProxyId, ProxyRecord, RoleName, RouteRecord,
+    MoveId, MovePhase, MoveRecord, MoveRequest, MoveStep, Place, ProxyId, ProxyRecord, RoleName, RouteRecord,
     SslMode, SystemName, SystemRecord, TeamName, Tier, UnixMillis,
 };
 use freehold::route::follow::{Follower, FollowerOptions};
@@ -426,7 +426,7 @@ impl Stage {
         self.request_of(database, ends, None).await
     }
 
-    pub(crate) async fn wish(&self, id: MoveId, wish: MoveWish) {
+    pub(crate) async fn wish(&self, id: MoveId, wish: MoveRequest) {
         let change = |record: &mut MoveRecord| {
             assert!(machine::allows(record, wish), "{wish:?} in {:?}", record.phase);
             record.wish = Some(wish);

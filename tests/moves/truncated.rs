@@ -4,7 +4,7 @@
 use freehold::control::moves::faults::CrashPoint;
 use freehold::control::moves::parts::truncated::NOTE_TRUNCATED;
 use freehold::lab::Postgres;
-use freehold::model::{MovePhase, MoveStep, MoveWish};
+use freehold::model::{MovePhase, MoveRequest, MoveStep};
 
 use crate::assert_clean;
 use crate::stage::{APP_PASSWORD, Stage};
@@ -121,7 +121,7 @@ async fn tables_that_are_truncated_while_rows_are_copied_are_the_same_afterwards
     // Nothing is forgiven on the way back: what the applier misses there is a difference.
     stage.target.psql_in("shop", "TRUNCATE parent CASCADE; INSERT INTO parent VALUES (8)").unwrap();
     let before = contents(&stage.target);
-    stage.wish(id, MoveWish::Undo).await;
+    stage.wish(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(contents(&stage.source), before);
     assert_clean(&stage, id, "old").await;

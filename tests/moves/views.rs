@@ -3,7 +3,7 @@
 
 use freehold::control::moves::faults::CrashPoint;
 use freehold::lab::Postgres;
-use freehold::model::{ComparedTable, MoveId, MovePhase, MoveStep, MoveWish, Relation, Verdict};
+use freehold::model::{ComparedTable, MoveId, MovePhase, MoveRequest, MoveStep, Relation, Verdict};
 
 use crate::assert_clean;
 use crate::clients::Load;
@@ -126,7 +126,7 @@ async fn each_view_has_a_verdict_and_none_that_may_be_older_or_cannot_be_compare
         there.len() == 5 && there.iter().zip(expected).all(|(row, begin)| row.starts_with(begin)),
         "{there:?}"
     );
-    stage.wish(id, MoveWish::Undo).await;
+    stage.wish(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(answer(&stage.source, held).await, there);
     assert_eq!(line(&stage, id, "stale").await.verdict, Verdict::Equal);

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use freehold::catalog::{Catalog, keys};
 use freehold::lab::Postgres;
 use freehold::model::{
-    AuditEntry, DatabaseRecord, Lifecycle, Login, MoveRecord, RouteRecord, SystemRecord, TeamRecord, Terms,
+    AuditEntry, DatabaseRecord, Lifecycle, Login, MoveRecord, RouteRecord, ServiceTerms, SystemRecord,
+    TeamRecord,
 };
 use serde_json::Value;
 
@@ -78,7 +79,7 @@ impl Known {
                 Lifecycle::Deleted { .. } => assert!(route.is_none(), "{what}: {}", database.name),
                 _ => assert_eq!(
                     route.map(|route| &route.terms),
-                    Some(&Terms::of(database)),
+                    Some(&ServiceTerms::of(database)),
                     "{what}: the contract of {} is enforced at once",
                     database.name
                 ),
@@ -131,7 +132,7 @@ impl Known {
         assert!(self.teams.iter().any(|team| team.name == database.owner), "{what}: {name} has an owner");
         let route = self.routes.get(database.id.as_str());
         let route = route.unwrap_or_else(|| panic!("{what}: {name} has no route"));
-        assert_eq!(route.terms, Terms::of(database), "{what}: the contract of {name} is enforced");
+        assert_eq!(route.terms, ServiceTerms::of(database), "{what}: the contract of {name} is enforced");
         let system = self.systems.iter().find(|system| system.name == route.place.system).unwrap();
         assert_eq!(route.place, system.place(route.place.dbname.as_str()), "{what}: {name} is reached");
         assert!(

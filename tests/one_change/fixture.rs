@@ -14,7 +14,7 @@ use freehold::catalog::{Catalog, keys};
 use freehold::control::reconcile::Reconciler;
 use freehold::model::{
     AuditEntry, DatabaseId, DatabaseRecord, Door, GateOrder, HoldReason, Login, MoveId, RouteRecord, Service,
-    StoreId, SystemName, SystemRecord, TeamRecord, Terms, UnixMillis,
+    ServiceTerms, StoreId, SystemName, SystemRecord, TeamRecord, UnixMillis,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -194,7 +194,7 @@ async fn what_several_commits_left_half_made_is_mended_once_and_nothing_else_is_
     for id in [SHOP, STOCK] {
         let database: DatabaseRecord =
             serde_json::from_value(now[&format!("database/{id}")].clone()).unwrap();
-        assert_eq!(started.route(id).await.terms, Terms::of(&database));
+        assert_eq!(started.route(id).await.terms, ServiceTerms::of(&database));
     }
     let mut told = started.told().await;
     told.sort();

@@ -23,8 +23,8 @@ use crate::control::moves::steps::preflight::{self, Plan};
 use crate::control::{ControlSettings, moves::claim, moves::doubt, moves::machine};
 use crate::error::{Blame, Severity, SqlState};
 use crate::model::{
-    Accepted, DatabaseName, DatabaseRecord, Finding, FindingSeverity, MoveId, MovePhase, MoveProgress,
-    MoveRecord, MoveStep, MoveWish, PauseReport, Place, StepEvent, SystemName, SystemRecord,
+    AcceptedDifferences, DatabaseName, DatabaseRecord, Finding, FindingSeverity, MoveId, MovePhase,
+    MoveProgress, MoveRecord, MoveRequest, MoveStep, PauseReport, Place, StepEvent, SystemName, SystemRecord,
     blockers_by_side,
 };
 use crate::system::MoveNames;
@@ -158,7 +158,7 @@ pub(in crate::admin) async fn undo_move(
     wait: Wait,
 ) -> Result<Answer, AdminError> {
     let accepted = accepted(cluster, caller, differences);
-    let seen = request(cluster, caller, (id, MoveWish::Undo), accepted).await?;
+    let seen = request(cluster, caller, (id, MoveRequest::Undo), accepted).await?;
     answer(cluster, caller, commands::UNDO_MOVE, (id, wait), seen).await
 }
 
@@ -188,7 +188,7 @@ pub(in crate::admin) async fn cancel_move(
     id: MoveId,
     wait: Wait,
 ) -> Result<Answer, AdminError> {
-    let seen = request(cluster, caller, (id, MoveWish::Cancel), None).await?;
+    let seen = request(cluster, caller, (id, MoveRequest::Cancel), None).await?;
     answer(cluster, caller, commands::CANCEL_MOVE, (id, wait), seen).await
 }
 
@@ -200,32 +200,32 @@ pub(in crate::admin) async fn finish_move(
     wait: Wait,
 ) -> Result<Answer, AdminError> {
     let wish = match source {
-        SourceFate::Keep => MoveWish::Finish,
-        SourceFate::Drop => MoveWish::FinishAndDrop,
+        SourceFate::Keep => MoveRequest::Finish,
+        SourceFate::Drop => MoveRequest::FinishAndDrop,
     };
     let accepted = accepted(cluster, caller, differences);
     let seen = request(cluster, caller, (id, wish), accepted).await?;
     answer(cluster, caller, commands::FINISH_MOVE, (id, wait), seen).await
 }
 
-fn accepted(cluster: &Cluster, caller: &Caller, differences: Differences) -> Option<Accepted> {
+fn accepted(cluster: &Cluster, caller: &Caller, differences: Differences) -> Option<AcceptedDifferences> {
     let accepts = differences == Differences::Accepted;
-    accepts.then(|| Accepted { by: caller.who.clone(), at: cluster.now() })
+    accepts.then(|| AcceptedDifferences { by: caller.who.clone(), at: cluster.now() })
 }
 
 /// Records a requested transition. Returns the length of the log at that time.
 async fn request(
     cluster: &Cluster,
     caller: &Caller,
-    (id, wish): (MoveId, MoveWish),
-    accepted: Option<Accepted>,
+    (id, wish): (MoveId, MoveRequest),
+    accepted: Option<AcceptedDifferences>,
 ) -> Result<usize, AdminError> {
     let settings = cluster.settings();
     let change = |record: &mut MoveRecord| {
         if let Some(because) = record.facts.claim_lost.clone() {
             return Err(AdminError::NotOurs { id, because });
         }
-        if let (MoveWish::Undo, Some(because)) = (wish, why_no_undo(record)) {
+        if let (MoveRequest::Undo, Some(because)) = (wish, why_no_undo(record)) {
             return Err(AdminError::NoUndo { id, because: because.to_owned() });
         }
         if !machine::allows(record, wish) {
@@ -464,11 +464,11 @@ fn goal(command: Command) -> &'static str {
     }
 }
 
-fn participle(wish: MoveWish) -> &'static str {
+fn participle(wish: MoveRequest) -> &'static str {
     match wish {
-        MoveWish::Cancel => "cancelled",
-        MoveWish::Undo => "undone",
-        MoveWish::Finish | MoveWish::FinishAndDrop => "finished",
+        MoveRequest::Cancel => "cancelled",
+        MoveRequest::Undo => "undone",
+        MoveRequest::Finish | MoveRequest::FinishAndDrop => "finished",
     }
 }
 

@@ -27,7 +27,9 @@ use crate::admin::statement::{RejectTransfer, Transfer};
 use crate::catalog::store::StoreError;
 use crate::catalog::typed::ATTEMPTS_MAX;
 use crate::catalog::{Swap, keys};
-use crate::model::{DatabaseName, DatabaseRecord, Lifecycle, TeamName, Terms, TransferOffer, UnixMillis};
+use crate::model::{
+    DatabaseName, DatabaseRecord, Lifecycle, ServiceTerms, TeamName, TransferOffer, UnixMillis,
+};
 
 pub(in crate::admin) async fn transfer(
     cluster: &Cluster,
@@ -118,7 +120,7 @@ async fn run(
         if let Swap::Committed(revision) = batch.commit().await? {
             let answer = Answer::done(command);
             // Only a route that was written is followed.
-            let is_served_otherwise = Terms::of(&known.value) != Terms::of(&value);
+            let is_served_otherwise = ServiceTerms::of(&known.value) != ServiceTerms::of(&value);
             return Ok(if is_served_otherwise { answer.written_at(revision) } else { answer });
         }
     }

@@ -2,7 +2,7 @@
 //! audit trail.
 //!
 //! Owns what must be true before a database changes its lifecycle state. It deliberately says nothing of what
-//! clients meet then: that follows from the record ([`Terms::of`](crate::model::Terms::of)). What a sunset
+//! clients meet then: that follows from the record ([`Terms::of`](crate::model::ServiceTerms::of)). What a sunset
 //! brings about by itself is in `control::lifecycle::sunset`.
 //!
 //! # Why a quarantine is refused while clients are known

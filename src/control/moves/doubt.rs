@@ -5,7 +5,7 @@
 //! fault, and would carry the difference to the other side. Both copies are kept, and the operator decides.
 
 use crate::error::{Blame, SqlState};
-use crate::model::{MoveFailure, MovePhase, MoveRecord, MoveStep, MoveWish};
+use crate::model::{MoveFailure, MovePhase, MoveRecord, MoveRequest, MoveStep};
 
 use crate::control::moves::machine::{is_committed, went_back};
 use crate::control::moves::steps::compare::counted;
@@ -58,9 +58,9 @@ fn choices(record: &MoveRecord, id: u64) -> String {
 }
 
 /// Why a wish is refused, unless the operator accepts the objection.
-pub fn objection(record: &MoveRecord, wish: MoveWish, verify: Verify) -> Option<MoveFailure> {
-    let ends = matches!(wish, MoveWish::Finish | MoveWish::FinishAndDrop);
-    if record.facts.accepted.is_some() || wish == MoveWish::Cancel {
+pub fn objection(record: &MoveRecord, wish: MoveRequest, verify: Verify) -> Option<MoveFailure> {
+    let ends = matches!(wish, MoveRequest::Finish | MoveRequest::FinishAndDrop);
+    if record.facts.accepted.is_some() || wish == MoveRequest::Cancel {
         return None;
     }
     alarm(record).or_else(|| unknown(record, verify).filter(|_| ends))

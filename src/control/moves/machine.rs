@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use crate::error::{Blame, Retry, SqlState};
 use crate::model::{
-    MoveFailure, MovePhase, MoveRecord, MoveStep, MoveWish, OldCopy, StepEntry, StepEvent, UnixMillis,
+    MoveFailure, MovePhase, MoveRecord, MoveRequest, MoveStep, OldCopy, StepEntry, StepEvent, UnixMillis,
 };
 
 use crate::control::moves::doubt;
@@ -50,10 +50,10 @@ const ABORT_BACKOFF_MAX: Duration = Duration::from_secs(2);
 const UNDOABLE: [MoveStep; 4] = [MoveStep::Provision, MoveStep::Copy, MoveStep::Catchup, MoveStep::Cutover];
 
 /// What the driver does next.
-pub type MoveAction = operations::Action<MoveStep, MoveWish>;
+pub type MoveAction = operations::Action<MoveStep, MoveRequest>;
 
 /// What happened. A restart finds the side that the route sends the clients to.
-pub type MoveEvent = operations::Event<MoveStep, MoveWish, Side>;
+pub type MoveEvent = operations::Event<MoveStep, MoveRequest, Side>;
 
 /// The side that the route sends the clients to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,13 +78,13 @@ pub fn went_back(record: &MoveRecord) -> bool {
 }
 
 /// Whether a command fits the phase; otherwise it fails with `MF103`.
-pub fn allows(record: &MoveRecord, wish: MoveWish) -> bool {
+pub fn allows(record: &MoveRecord, wish: MoveRequest) -> bool {
     match (wish, record.phase) {
-        (MoveWish::Cancel, MovePhase::Parked) => !is_committed(record),
-        (MoveWish::Undo, MovePhase::Parked) => is_committed(record) && !went_back(record),
-        (MoveWish::Finish | MoveWish::FinishAndDrop, MovePhase::Parked) => is_committed(record),
-        (MoveWish::Cancel, phase) => phase <= MovePhase::Cutover || phase == MovePhase::Undoing,
-        (MoveWish::Undo | MoveWish::Finish | MoveWish::FinishAndDrop, phase) => {
+        (MoveRequest::Cancel, MovePhase::Parked) => !is_committed(record),
+        (MoveRequest::Undo, MovePhase::Parked) => is_committed(record) && !went_back(record),
+        (MoveRequest::Finish | MoveRequest::FinishAndDrop, MovePhase::Parked) => is_committed(record),
+        (MoveRequest::Cancel, phase) => phase <= MovePhase::Cutover || phase == MovePhase::Undoing,
+        (MoveRequest::Undo | MoveRequest::Finish | MoveRequest::FinishAndDrop, phase) => {
             matches!(phase, MovePhase::Settle | MovePhase::Kept)
         }
     }
@@ -121,10 +121,10 @@ pub fn next(record: &MoveRecord, policy: &MovePolicy) -> MoveAction {
 /// The wish that can be obeyed at this point; others wait. After the commit every wish waits until the
 /// reverse direction is established, and the wish to undo stays in the record for as long as the undo is
 /// being tried.
-fn due_wish(record: &MoveRecord) -> Option<MoveWish> {
+fn due_wish(record: &MoveRecord) -> Option<MoveRequest> {
     let waits = |wish| match record.phase {
         MovePhase::Settle => true,
-        MovePhase::Undoing => wish != MoveWish::Cancel,
+        MovePhase::Undoing => wish != MoveRequest::Cancel,
         _ => false,
     };
     record.wish.filter(|&wish| !waits(wish))
@@ -240,7 +240,7 @@ fn after_done(record: &mut MoveRecord, step: MoveStep, at: UnixMillis) {
         MoveStep::Finish => return end(record, at),
     };
     let undo_is_over = step == MoveStep::UndoCutover;
-    let cancel_came_late = step == MoveStep::Cutover && record.wish == Some(MoveWish::Cancel);
+    let cancel_came_late = step == MoveStep::Cutover && record.wish == Some(MoveRequest::Cancel);
     if undo_is_over || cancel_came_late {
         record.wish = None;
     }
@@ -311,8 +311,8 @@ fn after_undo(record: &mut MoveRecord, step: MoveStep, at: UnixMillis, policy: &
     match (record.phase, step) {
         (MovePhase::Cutover, MoveStep::Cutover) if spent => roll_back(record, None, at),
         (MovePhase::Cutover, MoveStep::Cutover) => record.phase = MovePhase::Catchup,
-        (MovePhase::Undoing, MoveStep::UndoCutover) if spent || record.wish != Some(MoveWish::Undo) => {
-            record.wish = record.wish.filter(|wish| !matches!(wish, MoveWish::Undo | MoveWish::Cancel));
+        (MovePhase::Undoing, MoveStep::UndoCutover) if spent || record.wish != Some(MoveRequest::Undo) => {
+            record.wish = record.wish.filter(|wish| !matches!(wish, MoveRequest::Undo | MoveRequest::Cancel));
             // The acceptance was given for this undo only.
             record.facts.accepted = record.facts.accepted.take().filter(|_| record.wish.is_some());
             record.phase = MovePhase::Kept;
@@ -323,7 +323,7 @@ fn after_undo(record: &mut MoveRecord, step: MoveStep, at: UnixMillis, policy: &
     }
 }
 
-fn after_wish(record: &mut MoveRecord, wish: MoveWish, at: UnixMillis, policy: &MovePolicy) {
+fn after_wish(record: &mut MoveRecord, wish: MoveRequest, at: UnixMillis, policy: &MovePolicy) {
     if !allows(record, wish) {
         record.wish = None;
         return;
@@ -336,8 +336,8 @@ fn after_wish(record: &mut MoveRecord, wish: MoveWish, at: UnixMillis, policy: &
     }
     match (wish, record.phase) {
         // The attempt is aborted first; its undo finds no wish, and returns to Kept.
-        (MoveWish::Cancel, MovePhase::Undoing) => cancel_undo(record, at),
-        (MoveWish::Cancel, phase) => {
+        (MoveRequest::Cancel, MovePhase::Undoing) => cancel_undo(record, at),
+        (MoveRequest::Cancel, phase) => {
             let asked = UNDOABLE.into_iter().filter(|_| phase == MovePhase::Parked);
             record.log.extend(asked.map(|step| asked_for(step, at)));
             let failure = (phase != MovePhase::Parked).then(|| cancelled(record));
@@ -348,17 +348,17 @@ fn after_wish(record: &mut MoveRecord, wish: MoveWish, at: UnixMillis, policy: &
             record.log.push(asked_for(MoveStep::UndoCutover, at));
             record.phase = MovePhase::Undoing;
         }
-        (MoveWish::Undo, MovePhase::Parked) if standing(record, MoveStep::Settle) != Standing::Done => {
+        (MoveRequest::Undo, MovePhase::Parked) if standing(record, MoveStep::Settle) != Standing::Done => {
             record.log.push(asked_for(MoveStep::Settle, at));
             record.phase = MovePhase::Settle;
         }
-        (MoveWish::Undo, _) => {
+        (MoveRequest::Undo, _) => {
             record.log.push(asked_for(MoveStep::UndoCutover, at));
             record.failure = None;
             record.phase = MovePhase::Undoing;
         }
-        (MoveWish::Finish, _) => finish(record, OldCopy::Closed, at),
-        (MoveWish::FinishAndDrop, _) => finish(record, OldCopy::Dropped, at),
+        (MoveRequest::Finish, _) => finish(record, OldCopy::Closed, at),
+        (MoveRequest::FinishAndDrop, _) => finish(record, OldCopy::Dropped, at),
     }
 }
 

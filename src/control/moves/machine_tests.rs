@@ -209,7 +209,7 @@ fn a_move_that_meets_no_trouble_is_kept_and_then_finished() {
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::Kept);
     assert_eq!(world.runs, ["preflight", "provision", "copy", "catchup", "compare", "cutover", "settle"]);
-    world.record.wish = Some(MoveWish::Finish);
+    world.record.wish = Some(MoveRequest::Finish);
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::Finished);
     assert_eq!(world.record.facts.old_copy, Some(OldCopy::Closed));
@@ -220,7 +220,7 @@ fn a_move_that_meets_no_trouble_is_kept_and_then_finished() {
 fn an_undo_brings_the_clients_back_and_removes_everything() {
     let mut world = World::new();
     world.runs_to_the_end();
-    world.record.wish = Some(MoveWish::Undo);
+    world.record.wish = Some(MoveRequest::Undo);
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::Undone);
     assert_eq!(world.clients, Side::Source);
@@ -233,7 +233,7 @@ fn an_undo_that_is_wished_while_settling_waits_until_the_way_back_stands() {
     while world.record.phase != MovePhase::Settle {
         world.act(Fate::Works);
     }
-    world.record.wish = Some(MoveWish::Undo);
+    world.record.wish = Some(MoveRequest::Undo);
     world.runs_to_the_end();
     assert_eq!(world.runs.iter().filter(|run| *run == "settle").count(), 1);
     assert_eq!(world.record.phase, MovePhase::Undone);
@@ -329,14 +329,14 @@ fn a_crash_after_the_commit_goes_forward_and_before_it_back() {
 fn an_aborted_undo_returns_to_kept_and_can_be_asked_for_again() {
     let mut world = World::new();
     world.runs_to_the_end();
-    world.record.wish = Some(MoveWish::Undo);
+    world.record.wish = Some(MoveRequest::Undo);
     world.act(Fate::Works);
     world.act(Fate::FailsForGood);
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::Kept);
     assert_eq!(world.clients, Side::Target);
     assert!(world.gate_open && world.record.failure.is_some());
-    world.record.wish = Some(MoveWish::Undo);
+    world.record.wish = Some(MoveRequest::Undo);
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::Undone);
 }
@@ -351,7 +351,7 @@ fn a_failing_undo_asks_for_a_person_and_cancel_tries_again() {
     }
     assert_eq!(world.record.phase, MovePhase::Parked);
     assert!(!world.act(Fate::Works));
-    world.record.wish = Some(MoveWish::Cancel);
+    world.record.wish = Some(MoveRequest::Cancel);
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::RolledBack);
 }
@@ -384,15 +384,15 @@ fn cancel_before_the_commit_rolls_back_and_after_it_is_not_allowed() {
         for _ in 0..steps {
             world.act(Fate::Works);
         }
-        world.record.wish = Some(MoveWish::Cancel);
+        world.record.wish = Some(MoveRequest::Cancel);
         world.runs_to_the_end();
         assert_eq!(world.record.phase, MovePhase::RolledBack, "after {steps} steps");
         assert_eq!(world.clients, Side::Source);
     }
     let mut world = World::new();
     world.runs_to_the_end();
-    assert!(!allows(&world.record, MoveWish::Cancel));
-    world.record.wish = Some(MoveWish::Cancel);
+    assert!(!allows(&world.record, MoveRequest::Cancel));
+    world.record.wish = Some(MoveRequest::Cancel);
     world.runs_to_the_end();
     assert_eq!((world.record.phase, world.record.wish), (MovePhase::Kept, None));
 }
@@ -420,7 +420,7 @@ fn rows_that_differ_before_the_commit_roll_back_and_a_comparison_that_fails_for_
 
 #[test]
 fn copies_that_differ_stay_as_they_are_until_somebody_accepts_that() {
-    for (wish, end) in [(MoveWish::Undo, MovePhase::Undone), (MoveWish::Finish, MovePhase::Finished)] {
+    for (wish, end) in [(MoveRequest::Undo, MovePhase::Undone), (MoveRequest::Finish, MovePhase::Finished)] {
         let mut world = World::new();
         world.runs_to_the_end();
         world.record.facts.differences.push("public.t: a row".to_owned());
@@ -431,7 +431,7 @@ fn copies_that_differ_stay_as_they_are_until_somebody_accepts_that() {
         assert_eq!(failure.sqlstate, "MF201");
         assert!(failure.hint.unwrap().contains("ACCEPT DIFFERENCES"));
         world.record.facts.accepted =
-            Some(crate::model::Accepted { by: "test".to_owned(), at: UnixMillis(1) });
+            Some(crate::model::AcceptedDifferences { by: "test".to_owned(), at: UnixMillis(1) });
         world.record.wish = Some(wish);
         world.runs_to_the_end();
         assert_eq!(world.record.phase, end);
@@ -443,11 +443,11 @@ fn a_move_whose_copies_were_not_compared_is_not_finished_and_can_be_undone() {
     let mut world = World::new();
     world.runs_to_the_end();
     world.record.facts.tables_verified = None;
-    world.record.wish = Some(MoveWish::FinishAndDrop);
+    world.record.wish = Some(MoveRequest::FinishAndDrop);
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::Kept);
     assert!(world.record.failure.clone().unwrap().message.contains("not known"));
-    world.record.wish = Some(MoveWish::Undo);
+    world.record.wish = Some(MoveRequest::Undo);
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::Undone);
 }
@@ -463,7 +463,7 @@ fn every_step_survives_every_trouble_once() {
         Fate::CrashesHalfway,
         Fate::CrashesAfter,
     ];
-    for wish in [MoveWish::Undo, MoveWish::Finish] {
+    for wish in [MoveRequest::Undo, MoveRequest::Finish] {
         for troubled in 0..9 {
             for trouble in troubles {
                 let mut world = World::new();
@@ -517,13 +517,13 @@ fn fates() -> impl Strategy<Value = Fate> {
     ]
 }
 
-fn wishes() -> impl Strategy<Value = Option<MoveWish>> {
+fn wishes() -> impl Strategy<Value = Option<MoveRequest>> {
     prop_oneof![
         12 => Just(None),
-        1 => Just(Some(MoveWish::Cancel)),
-        1 => Just(Some(MoveWish::Undo)),
-        1 => Just(Some(MoveWish::Finish)),
-        1 => Just(Some(MoveWish::FinishAndDrop)),
+        1 => Just(Some(MoveRequest::Cancel)),
+        1 => Just(Some(MoveRequest::Undo)),
+        1 => Just(Some(MoveRequest::Finish)),
+        1 => Just(Some(MoveRequest::FinishAndDrop)),
     ]
 }
 

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::store::StoreError;
 use crate::catalog::{Batch, Catalog, keys};
-use crate::model::{MoveId, MovePhase, MoveRecord, MoveStep, MoveWish, OperationKind, UnixMillis};
+use crate::model::{MoveId, MovePhase, MoveRecord, MoveRequest, MoveStep, OperationKind, UnixMillis};
 
 use self::claim::Held;
 use self::context::StepContext;
@@ -72,13 +72,13 @@ impl StepName for MoveStep {
 
 impl Recorded for MoveRecord {
     type Id = MoveId;
-    type Request = MoveWish;
+    type Request = MoveRequest;
 
     fn id(&self) -> MoveId {
         self.id
     }
 
-    fn request(&self) -> Option<MoveWish> {
+    fn request(&self) -> Option<MoveRequest> {
         self.wish
     }
 
@@ -236,13 +236,13 @@ impl Operation for MoveOperation {
         ctx.reach(step, CrashPoint::Recorded(boundary)).await
     }
 
-    fn stops_early(step: MoveStep, wish: MoveWish) -> bool {
+    fn stops_early(step: MoveStep, wish: MoveRequest) -> bool {
         match wish {
-            MoveWish::Cancel => step != MoveStep::Settle && step != MoveStep::Finish,
+            MoveRequest::Cancel => step != MoveStep::Settle && step != MoveStep::Finish,
             // The last part of settle, the comparison of rows, may take long. An undo does not wait for it;
             // the end of the move needs its outcome.
-            MoveWish::Undo => step == MoveStep::Settle,
-            MoveWish::Finish | MoveWish::FinishAndDrop => false,
+            MoveRequest::Undo => step == MoveStep::Settle,
+            MoveRequest::Finish | MoveRequest::FinishAndDrop => false,
         }
     }
 
