@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::auth::hba::{ClientCert, IdentMaps, Kind, Method, Problem, Rule, Rules};
+use crate::auth::hba::{ClientCert, ConnectionType, HbaError, HbaRule, HbaRules, IdentMaps, Method};
 use crate::auth::passwords::ServerPasswords;
 use crate::auth::throttle::AttemptBudget;
 use crate::config::{ClientTls, Config};
@@ -28,14 +28,14 @@ pub fn policy(config: &Config) -> Result<Policy, AccessErrors> {
     let access = &config.access;
     let policy = Policy {
         ident: read(&mut errors, "access.ident_file", access.ident_file.as_deref(), IdentMaps::parse),
-        rules: read(&mut errors, "access.hba_file", access.hba_file.as_deref(), Rules::parse),
+        rules: read(&mut errors, "access.hba_file", access.hba_file.as_deref(), HbaRules::parse),
         server_passwords: server_passwords(&mut errors, access.server_passwords_file.as_deref()),
         ..limits(config)
     };
     if let Some(file) = &access.hba_file {
         let mistakes = policy.rules.iter().filter_map(|rule| {
             let message = useless(rule, config, &policy.ident)?;
-            Some(("access.hba_file", placed(file, &Problem { line: rule.line, message })))
+            Some(("access.hba_file", placed(file, &HbaError { line: rule.line, message })))
         });
         errors.extend(mistakes);
     }
@@ -69,7 +69,7 @@ fn read<T: Default>(
     errors: &mut Vec<(&'static str, String)>,
     setting: &'static str,
     file: Option<&Path>,
-    parse: impl FnOnce(&str) -> Result<T, Vec<Problem>>,
+    parse: impl FnOnce(&str) -> Result<T, Vec<HbaError>>,
 ) -> T {
     let Some(file) = file else { return T::default() };
     let text = match std::fs::read_to_string(file) {
@@ -96,14 +96,14 @@ fn server_passwords(errors: &mut Vec<(&'static str, String)>, file: Option<&Path
 }
 
 /// `access/hba.conf:3: ...`
-fn placed(file: &Path, problem: &Problem) -> String {
+fn placed(file: &Path, problem: &HbaError) -> String {
     format!("{}:{}: {}", file.display(), problem.line, problem.message)
 }
 
 /// Why a valid rule can never match a client here.
-fn useless(rule: &Rule, config: &Config, ident: &IdentMaps) -> Option<String> {
+fn useless(rule: &HbaRule, config: &Config, ident: &IdentMaps) -> Option<String> {
     let tls = config.proxy.tls != ClientTls::Disable && config.proxy.tls_cert.is_some();
-    if rule.kind == Kind::HostSsl && !tls {
+    if rule.kind == ConnectionType::HostSsl && !tls {
         return Some("hostssl is for nobody: there is no TLS (proxy.tls_cert, proxy.tls_key)".to_owned());
     }
     if rule.client_cert != ClientCert::Nothing && config.proxy.tls_client_ca.is_none() {
@@ -112,7 +112,7 @@ fn useless(rule: &Rule, config: &Config, ident: &IdentMaps) -> Option<String> {
     if let Some(map) = rule.map.as_ref().filter(|map| !ident.has(map)) {
         return Some(format!("map \"{map}\" is not in access.ident_file"));
     }
-    let plain = rule.kind == Kind::HostNoSsl || (rule.kind == Kind::Host && !tls);
+    let plain = rule.kind == ConnectionType::HostNoSsl || (rule.kind == ConnectionType::Host && !tls);
     if rule.method == Method::Password && plain && !config.access.cleartext_passwords {
         return Some(
             "method password would send passwords without TLS; use hostssl, or set access.cleartext_passwords".to_owned(),

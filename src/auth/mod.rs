@@ -9,7 +9,7 @@
 //! A client's proof reveals its ClientKey to the holder of the verifier. A [`ClientKeys`] learned that way
 //! logs in to every server that holds the same verifier, so a database can move while no password is stored
 //! anywhere. It is as good as the password for that verifier: it lives in memory only, is wiped when dropped,
-//! and carries the [`Fingerprint`] of its verifier so that it is never tried against another one.
+//! and carries the [`VerifierFingerprint`] of its verifier so that it is never tried against another one.
 
 pub mod hba;
 pub mod md5;
@@ -34,16 +34,16 @@ pub const KEY_BYTES: usize = 32;
 
 /// Identifies a verifier by both of its keys, which depend on salt and iterations. As secret as the keys.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Fingerprint([u8; KEY_BYTES]);
+pub struct VerifierFingerprint([u8; KEY_BYTES]);
 
-impl Fingerprint {
+impl VerifierFingerprint {
     /// The fingerprint of the verifier that the system stores for a role; `None`: it stores none.
-    pub fn of(login: &Login) -> Option<Fingerprint> {
+    pub fn of(login: &Login) -> Option<VerifierFingerprint> {
         Verifier::parse(login.verifier.as_deref()?).ok().map(|verifier| verifier.fingerprint())
     }
 }
 
-impl fmt::Debug for Fingerprint {
+impl fmt::Debug for VerifierFingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Fingerprint")
     }
@@ -66,7 +66,7 @@ impl Proof {
     /// Whether it matches what the system stores for this role, as far as that can be known.
     pub fn is_of(&self, login: &Login) -> bool {
         match self {
-            Proof::Keys(keys) => Fingerprint::of(login) == Some(keys.fingerprint()),
+            Proof::Keys(keys) => VerifierFingerprint::of(login) == Some(keys.fingerprint()),
             Proof::Md5(secret) => {
                 let kept = login.verifier.as_deref().and_then(Md5Secret::parse);
                 kept.is_some_and(|kept| kept.is_same(secret))
@@ -92,12 +92,12 @@ impl Proof {
 pub struct ClientKeys {
     client_key: [u8; KEY_BYTES],
     server_key: [u8; KEY_BYTES],
-    fingerprint: Fingerprint,
+    fingerprint: VerifierFingerprint,
 }
 
 impl ClientKeys {
     /// The fingerprint of the verifier that they belong to.
-    pub fn fingerprint(&self) -> Fingerprint {
+    pub fn fingerprint(&self) -> VerifierFingerprint {
         self.fingerprint
     }
 }

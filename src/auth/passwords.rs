@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::hba::{Problem, words};
+use super::hba::{HbaError, words};
 
 /// By database (`None`: any) and role.
 #[derive(Clone, Default)]
@@ -26,7 +26,7 @@ impl fmt::Debug for ServerPasswords {
 
 impl ServerPasswords {
     /// Parses the text of a file. Reports every mistake; no message holds a password.
-    pub fn parse(text: &str) -> Result<ServerPasswords, Vec<Problem>> {
+    pub fn parse(text: &str) -> Result<ServerPasswords, Vec<HbaError>> {
         let mut found = ServerPasswords::default();
         let mut problems = Vec::new();
         for line in words::lines(text) {
@@ -35,7 +35,7 @@ impl ServerPasswords {
                 Err(number) => *number,
             };
             let read = line.map_err(|_| "a quote is not closed".to_owned()).and_then(|line| found.add(&line));
-            problems.extend(read.err().map(|message| Problem { line: number, message }));
+            problems.extend(read.err().map(|message| HbaError { line: number, message }));
         }
         if problems.is_empty() { Ok(found) } else { Err(problems) }
     }

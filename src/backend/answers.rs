@@ -5,7 +5,7 @@ use std::io;
 use super::QueryError;
 use crate::error::Severity;
 use crate::wire::Violation;
-use crate::wire::message::backend::{self, Column, ErrorFields, tag};
+use crate::wire::message::backend::{self, ErrorFields, FieldDescription, tag};
 use crate::wire::message::{Header, frontend};
 
 /// Limit for all answers to one batch together. Sessions' states and catalog queries are far below.
@@ -18,7 +18,7 @@ const VALUE_BYTES: usize = size_of::<Option<String>>();
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResultSet {
     /// Empty if the statement returns no rows, or if the batch did not ask for their description.
-    pub columns: Vec<Column>,
+    pub columns: Vec<FieldDescription>,
     /// Values in text format; `None` is NULL.
     pub rows: Vec<Vec<Option<String>>>,
     /// `SELECT 1`, `INSERT 0 1`; empty for an empty query and for a portal that has more rows.

@@ -57,7 +57,7 @@ enum Progress {
 
 /// A connection taken apart.
 #[derive(Debug)]
-pub struct Parts {
+pub struct ConnectionParts {
     pub stream: Stream,
     pub pid: i32,
     pub cancel_key: Bytes,
@@ -190,8 +190,8 @@ impl ServerConnection {
         self.unread.unsplit(later);
     }
 
-    pub fn into_parts(self) -> Parts {
-        Parts {
+    pub fn into_parts(self) -> ConnectionParts {
+        ConnectionParts {
             stream: self.stream,
             pid: self.pid,
             cancel_key: self.cancel_key,

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Parts, ServerConnection};
+use super::{ConnectionParts, ServerConnection};
 use crate::tls::Stream;
 use crate::wire::message::{TransactionStatus, backend};
 
@@ -68,7 +68,8 @@ impl Introduced {
 
 impl From<ServerConnection> for Introduced {
     fn from(connection: ServerConnection) -> Introduced {
-        let Parts { stream, pid, cancel_key, parameters, asynchronous, unread } = connection.into_parts();
+        let ConnectionParts { stream, pid, cancel_key, parameters, asynchronous, unread } =
+            connection.into_parts();
         let mut greeting = BytesMut::new();
         backend::authentication_ok(&mut greeting);
         for (name, value) in parameters.iter() {

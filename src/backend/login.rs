@@ -23,7 +23,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::channel::{Channel, Message};
 use super::error::LoginStep;
-use super::{ConnectError, ConnectRequest, Credential, Parameters, Peer, ServerConnection, scrub};
+use super::{ConnectError, ConnectRequest, Credential, Parameters, ServerConnection, ServerIdentity, scrub};
 use crate::auth::md5;
 use crate::auth::scram::{
     Challenge, ClientLogin, ITERATIONS_DEFAULT, Nonce, Offer, SCRAM_SHA_256_PLUS, ScramError,
@@ -38,14 +38,15 @@ pub(super) async fn authenticate(
     channel: &mut Channel,
     request: &ConnectRequest,
     end_point: Option<Bytes>,
-    peer: Peer,
+    peer: ServerIdentity,
 ) -> Result<(), ConnectError> {
     let message = receive(channel, LoginStep::First).await?;
     match parse(channel, &message)? {
         Authentication::Ok => match (peer, &request.credential) {
-            (Peer::Certified, Credential::Keys(_) | Credential::Password(_) | Credential::Md5(_)) => {
-                Err(unbound(channel))
-            }
+            (
+                ServerIdentity::CertificatePresented,
+                Credential::Keys(_) | Credential::Password(_) | Credential::Md5(_),
+            ) => Err(unbound(channel)),
             _ => Ok(()),
         },
         Authentication::Sasl(mechanisms) => {
@@ -88,13 +89,13 @@ pub(super) async fn authenticate(
 fn may_be_answered(
     channel: &Channel,
     request: &ConnectRequest,
-    peer: Peer,
+    peer: ServerIdentity,
     needed: ServerAuth,
     asked: &'static str,
 ) -> Result<(), ConnectError> {
     match (peer, request.place.auth) {
-        (Peer::Proven, allowed) if allowed >= needed => Ok(()),
-        (Peer::Proven, _) | (_, ServerAuth::Scram) => {
+        (ServerIdentity::Verified, allowed) if allowed >= needed => Ok(()),
+        (ServerIdentity::Verified, _) | (_, ServerAuth::Scram) => {
             Err(ConnectError::Withheld { address: channel.address.clone(), asked, needed })
         }
         _ => Err(ConnectError::Unverified { address: channel.address.clone(), asked }),
@@ -112,12 +113,12 @@ async fn prove_by_scram(
     channel: &mut Channel,
     request: &ConnectRequest,
     login: ClientLogin,
-    peer: Peer,
+    peer: ServerIdentity,
 ) -> Result<(), ConnectError> {
     if matches!(request.credential, Credential::Trust | Credential::Md5(_)) {
         return Err(impossible(channel, login.mechanism.to_owned(), request));
     }
-    if peer == Peer::Certified && login.mechanism != SCRAM_SHA_256_PLUS {
+    if peer == ServerIdentity::CertificatePresented && login.mechanism != SCRAM_SHA_256_PLUS {
         return Err(unbound(channel));
     }
     let mut out = BytesMut::new();
@@ -154,9 +155,9 @@ async fn prove_by_scram(
 
 /// The answer allows an offline attack on the password, and the iterations are the cost of each guess. So a
 /// peer that may be an attacker must not choose fewer.
-fn demand_work(channel: &Channel, challenge: &Challenge, peer: Peer) -> Result<(), ConnectError> {
+fn demand_work(channel: &Channel, challenge: &Challenge, peer: ServerIdentity) -> Result<(), ConnectError> {
     let rounds = challenge.iterations().get();
-    match peer != Peer::Proven && rounds < ITERATIONS_DEFAULT {
+    match peer != ServerIdentity::Verified && rounds < ITERATIONS_DEFAULT {
         true => Err(scram(channel, ScramError::Iterations(u64::from(rounds)))),
         false => Ok(()),
     }

@@ -35,11 +35,11 @@ use zeroize::Zeroizing;
 pub use answers::{Reply, ResultSet};
 pub use cancel::cancel;
 pub use connect::connect;
-pub use connection::{Parts, ServerConnection};
+pub use connection::{ConnectionParts, ServerConnection};
 pub use error::{ConnectError, QueryError};
 pub use introduced::Introduced;
 pub use parameters::{Parameters, SharedParameters};
-pub use socket::{Opened, Peer, open};
+pub use socket::{Opened, ServerIdentity, open};
 
 use crate::auth::md5::Md5Secret;
 use crate::auth::{ClientKeys, Proof};

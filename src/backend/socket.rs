@@ -23,19 +23,19 @@ pub struct Opened {
     pub stream: Stream,
     /// Hash of the server's certificate, if known.
     pub end_point: Option<Bytes>,
-    pub peer: Peer,
+    pub peer: ServerIdentity,
 }
 
 /// Identity of the peer, as far as it is known before the first PostgreSQL message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
+pub enum ServerIdentity {
     /// The system: its certificate was verified, or it is behind a Unix socket.
-    Proven,
+    Verified,
     /// The holder of this certificate. TLS is required, so a login with channel binding proves that it is the
     /// system.
-    Certified,
+    CertificatePresented,
     /// Possibly an attacker in between.
-    Anybody,
+    Unverified,
 }
 
 /// Connects, and starts TLS according to `mode`. On a Unix socket `mode` has no meaning, as in libpq.
@@ -44,7 +44,7 @@ pub async fn open(address: &Address, mode: SslMode, connector: &Connector) -> Re
     if address.is_local() {
         let path = format!("{}/.s.PGSQL.{}", address.host, address.port);
         let unix = Socket::connect_unix(path).await.map_err(unreachable)?;
-        return Ok(Opened { stream: Stream::from(unix), end_point: None, peer: Peer::Proven });
+        return Ok(Opened { stream: Stream::from(unix), end_point: None, peer: ServerIdentity::Verified });
     }
     let tcp = connect_tcp(address).await.map_err(unreachable)?;
     if mode == SslMode::Disable {
@@ -88,11 +88,11 @@ async fn encrypt(
     match connector.connect(tcp, &address.host, mode).await {
         Ok(Connected { stream, end_point, certificate }) => {
             let peer = match certificate {
-                Certificate::Verified => Peer::Proven,
+                Certificate::Verified => ServerIdentity::Verified,
                 // An attacker that can present another certificate here could also answer that there is no
                 // TLS.
-                Certificate::Unverified if mode == SslMode::Prefer => Peer::Anybody,
-                Certificate::Unverified => Peer::Certified,
+                Certificate::Unverified if mode == SslMode::Prefer => ServerIdentity::Unverified,
+                Certificate::Unverified => ServerIdentity::CertificatePresented,
             };
             Ok(Opened { stream, end_point, peer })
         }
@@ -101,5 +101,5 @@ async fn encrypt(
 }
 
 fn plain(tcp: Socket) -> Opened {
-    Opened { stream: Stream::from(tcp), end_point: None, peer: Peer::Anybody }
+    Opened { stream: Stream::from(tcp), end_point: None, peer: ServerIdentity::Unverified }
 }

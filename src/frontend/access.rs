@@ -30,7 +30,7 @@ use super::connection_limits::{ClientLimits, ConnectionLimits, ConnectionPermit}
 use super::current::{Asking, BUDGET};
 use super::pending_logins::PendingLogins;
 use crate::auth::ClientKeys;
-use crate::auth::hba::{IdentMaps, Rules};
+use crate::auth::hba::{HbaRules, IdentMaps};
 use crate::auth::passwords::ServerPasswords;
 use crate::auth::rate_limiter::RateLimiter;
 use crate::auth::scram::Verifier;
@@ -46,7 +46,7 @@ const DERIVATIONS_MAX: usize = 2;
 /// The settings for logins. Replaced as a whole on reload.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    pub rules: Rules,
+    pub rules: HbaRules,
     /// Which certificate names map to which roles.
     pub ident: IdentMaps,
     /// Authenticates to servers for clients that send no password.
@@ -68,7 +68,7 @@ impl Default for Policy {
     /// SCRAM for every client, and no limits.
     fn default() -> Policy {
         Policy {
-            rules: Rules::default(),
+            rules: HbaRules::default(),
             ident: IdentMaps::default(),
             server_passwords: ServerPasswords::default(),
             cleartext_passwords: false,

@@ -6,7 +6,7 @@ use super::access::{Access, Policy};
 use super::tests::{Knock, PASSWORD, frontend_with};
 use super::*;
 use crate::auth::Proof;
-use crate::auth::hba::Rules;
+use crate::auth::hba::HbaRules;
 use crate::auth::passwords::ServerPasswords;
 use crate::auth::throttle::AttemptBudget;
 use crate::error::SqlState;
@@ -154,7 +154,7 @@ async fn a_database_has_turns_that_all_its_roles_share_and_no_stranger_takes() {
 }
 
 fn under(rules: &str) -> Policy {
-    Policy { rules: Rules::parse(rules).unwrap(), cleartext_passwords: true, ..Policy::default() }
+    Policy { rules: HbaRules::parse(rules).unwrap(), cleartext_passwords: true, ..Policy::default() }
 }
 
 #[tokio::test]

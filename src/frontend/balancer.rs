@@ -7,7 +7,7 @@ use tokio::io::AsyncReadExt;
 use super::FrontendError;
 use crate::model::{Network, Peer};
 use crate::tls::Stream;
-use crate::wire::proxy_header::{PREFIX_BYTES, Prefix, Source};
+use crate::wire::proxy_header::{ConnectionSource, PREFIX_BYTES, Prefix};
 
 /// The networks from which PROXY headers are trusted.
 ///
@@ -35,16 +35,16 @@ impl Balancers {
         match tokio::time::timeout(time_max, reading).await {
             Err(_) => Err(FrontendError::TooSlow),
             Ok(read) => Ok(match read? {
-                Source::Balancer | Source::Unknown => address,
-                Source::Tcp(client) => Peer::tcp(client),
-                Source::Unix => Peer::Unix,
+                ConnectionSource::Balancer | ConnectionSource::Unknown => address,
+                ConnectionSource::Tcp(client) => Peer::tcp(client),
+                ConnectionSource::Unix => Peer::Unix,
             }),
         }
     }
 }
 
 /// Reads exactly the header and not a byte more: what follows may be a TLS handshake.
-async fn read(stream: &mut Stream) -> Result<Source, FrontendError> {
+async fn read(stream: &mut Stream) -> Result<ConnectionSource, FrontendError> {
     let mut prefix = [0; PREFIX_BYTES];
     stream.read_exact(&mut prefix).await?;
     let prefix = Prefix::parse(&prefix)?;

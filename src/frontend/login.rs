@@ -11,7 +11,7 @@ use super::opening::Startup;
 use super::prove::{self, Prover, Secret};
 use super::{Frontend, FrontendError, current, rules};
 use crate::auth::Proof;
-use crate::auth::hba::{Method, Rule};
+use crate::auth::hba::{HbaRule, Method};
 use crate::auth::md5::Md5Secret;
 use crate::auth::scram::{Offer, ScramError, Verifier};
 use crate::model::{Login, Peer, ServerAuth, UnixMillis};
@@ -102,7 +102,7 @@ async fn ask(
     frontend: &Frontend,
     channel: &mut Channel,
     startup: &Startup,
-    rule: &Rule,
+    rule: &HbaRule,
     attempt: &Attempt<'_>,
 ) -> Result<Admitted, FrontendError> {
     let offer = startup.agreed.end_point.clone().map_or(Offer::Plain, Offer::EndPoint);

@@ -4,7 +4,7 @@ use super::FrontendError;
 use super::access::Policy;
 use super::channel::Channel;
 use super::opening::Startup;
-use crate::auth::hba::{Caller, ClientCert, ClientName, Method, Rule, Transport};
+use crate::auth::hba::{ClientCert, ClientName, ConnectionAttempt, HbaRule, Method, Transport};
 use crate::model::{Login, Peer};
 use crate::tls::ClientIdentity;
 use crate::wire::boolean::parse_bool;
@@ -15,7 +15,7 @@ pub(super) fn caller<'a>(
     startup: &'a Startup,
     address: Peer,
     login: Option<&'a Login>,
-) -> Caller<'a> {
+) -> ConnectionAttempt<'a> {
     let transport = match address.ip() {
         None => Transport::Local,
         Some(ip) if channel.is_tls() => Transport::Tls(ip),
@@ -24,7 +24,7 @@ pub(super) fn caller<'a>(
     // As in PostgreSQL, the last parameter of a name counts: checking another than PostgreSQL uses would be a
     // hole.
     let replication = startup.message.settings().filter(|(name, _)| *name == "replication").last();
-    Caller {
+    ConnectionAttempt {
         transport,
         database: startup.message.database(),
         role: startup.message.role(),
@@ -38,9 +38,9 @@ pub(super) fn caller<'a>(
 pub(super) fn decide<'a>(
     policy: &'a Policy,
     channel: &Channel,
-    caller: &Caller<'_>,
+    caller: &ConnectionAttempt<'_>,
     identity: Option<&ClientIdentity>,
-) -> Result<&'a Rule, FrontendError> {
+) -> Result<&'a HbaRule, FrontendError> {
     let rule = policy.rules.decide(caller).ok_or_else(|| FrontendError::NoRule { who: who(caller) })?;
     match rule.method {
         Method::Reject => return Err(FrontendError::RejectedByRule { who: who(caller) }),
@@ -56,7 +56,7 @@ pub(super) fn decide<'a>(
 
 fn check_certificate(
     policy: &Policy,
-    rule: &Rule,
+    rule: &HbaRule,
     role: &str,
     identity: Option<&ClientIdentity>,
 ) -> Result<(), FrontendError> {
@@ -77,7 +77,7 @@ fn check_certificate(
 }
 
 /// Describes the refused client as PostgreSQL does.
-fn who(caller: &Caller<'_>) -> String {
+fn who(caller: &ConnectionAttempt<'_>) -> String {
     let host = caller.transport.address().map_or("[local]".to_owned(), |address| address.to_string());
     let encryption = match caller.transport {
         Transport::Tls(_) => "SSL encryption",

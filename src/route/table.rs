@@ -16,7 +16,7 @@ use super::session_table::SessionTable;
 use crate::auth::md5::Md5Secret;
 use crate::auth::rate_limiter::RateLimiter;
 use crate::auth::scram::{ITERATIONS_DEFAULT, Verifier};
-use crate::auth::{ClientKeys, Fingerprint, Proof};
+use crate::auth::{ClientKeys, Proof, VerifierFingerprint};
 use crate::error::SqlState;
 use crate::model::{DatabaseId, GateOrder, Login, RouteRecord, Service};
 
@@ -121,14 +121,14 @@ impl Route {
         if let Some(secret) = login.verifier.as_deref().and_then(Md5Secret::parse) {
             return Some(Proof::Md5(secret));
         }
-        let wanted = Fingerprint::of(&login)?;
+        let wanted = VerifierFingerprint::of(&login)?;
         let keys = self.keys.get(role).filter(|keys| keys.fingerprint() == wanted)?;
         Some(Proof::Keys(Arc::clone(&keys)))
     }
 
     /// `own`, or the keys of a later client of the role if the password has changed since.
     fn newest_keys(&self, role: &str, own: &Arc<ClientKeys>) -> Arc<ClientKeys> {
-        let Some(wanted) = self.login(role).and_then(|login| Fingerprint::of(&login)) else {
+        let Some(wanted) = self.login(role).and_then(|login| VerifierFingerprint::of(&login)) else {
             return Arc::clone(own);
         };
         if own.fingerprint() == wanted {
@@ -140,7 +140,7 @@ impl Route {
 
     fn set_logins(&self, logins: Logins) {
         self.keys.retain(|role, keys| {
-            logins.get(role).and_then(|login| Fingerprint::of(login)) == Some(keys.fingerprint())
+            logins.get(role).and_then(|login| VerifierFingerprint::of(login)) == Some(keys.fingerprint())
         });
         self.iterations.store(typical_iterations(&logins), Ordering::Relaxed);
         self.logins.store(Arc::new(logins));

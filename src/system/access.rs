@@ -69,7 +69,7 @@ impl SystemAccess {
             |reason: String| SystemError::Tls { system: system.name.clone(), operation: CONNECTING, reason };
         if matches!(system.sslmode, SslMode::Disable | SslMode::Prefer | SslMode::Require) {
             // The certificate is not verified, as in libpq without a root file.
-            let connector = Connector::open(ClientTls { roots: Roots::Nobody, identity: None });
+            let connector = Connector::open(ClientTls { roots: Roots::Empty, identity: None });
             return connector.map_err(|error| refused(error.to_string()));
         }
         let read = tokio::task::spawn_blocking(Connector::native).await;

@@ -58,7 +58,7 @@ pub enum Handshake {
 
 /// A connection over TLS.
 #[derive(Debug)]
-pub struct Accepted {
+pub struct AcceptedConnection {
     pub stream: Stream,
     /// Hash of the presented certificate, for SCRAM-SHA-256-PLUS. `None`: its signature has no usable hash.
     pub end_point: Option<Bytes>,
@@ -107,7 +107,7 @@ impl Acceptor {
         stream: Stream,
         buffered: &[u8],
         handshake: Handshake,
-    ) -> Result<Accepted, TlsError> {
+    ) -> Result<AcceptedConnection, TlsError> {
         if !buffered.is_empty() {
             return Err(TlsError::EarlyBytes { bytes: buffered.len() });
         }
@@ -129,7 +129,7 @@ impl Acceptor {
             .and_then(|chain| chain.first())
             .map(|certificate| certificate.clone().into_owned());
         let end_point = served.end_point.clone();
-        Ok(Accepted { stream: Stream::TlsServer(Box::new(tls)), end_point, client_certificate })
+        Ok(AcceptedConnection { stream: Stream::TlsServer(Box::new(tls)), end_point, client_certificate })
     }
 }
 

@@ -31,7 +31,7 @@ pub enum Roots {
     /// Those that the operating system trusts: libpq's `sslrootcert=system`.
     Native,
     /// None: only modes without verification succeed, and no file is read.
-    Nobody,
+    Empty,
     /// PEM. As in libpq, a configured file makes `require` verify the chain, too.
     File(PathBuf),
 }
@@ -182,12 +182,12 @@ impl Trust {
     fn read(files: &ClientTls) -> Result<Trust, TlsError> {
         let certificates = match &files.roots {
             Roots::Native => rustls_native_certs::load_native_certs().certs,
-            Roots::Nobody => Vec::new(),
+            Roots::Empty => Vec::new(),
             Roots::File(path) => read_certificates(path)?,
         };
         let verifier = match &files.roots {
             // An invalid certificate of the operating system is skipped.
-            Roots::Native | Roots::Nobody => {
+            Roots::Native | Roots::Empty => {
                 let mut roots = rustls::RootCertStore::empty();
                 roots.add_parsable_certificates(certificates);
                 ServerVerifier::new(roots, Vec::new())

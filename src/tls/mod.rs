@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
-pub use acceptor::{Accepted, Acceptor, ClientAuthority, ClientCertificates, Handshake, ServerTls};
+pub use acceptor::{AcceptedConnection, Acceptor, ClientAuthority, ClientCertificates, Handshake, ServerTls};
 pub use binding::server_end_point;
 pub use connector::{Certificate, ClientTls, Connected, Connector, Identity, Roots};
 pub use identity::ClientIdentity;

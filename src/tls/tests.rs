@@ -82,7 +82,7 @@ async fn sockets() -> (TcpStream, TcpStream) {
     (listener.accept().await.unwrap().0, client)
 }
 
-type Sides = (Result<Accepted, TlsError>, Result<Connected, TlsError>);
+type Sides = (Result<AcceptedConnection, TlsError>, Result<Connected, TlsError>);
 
 async fn shake(acceptor: &Acceptor, connector: &Connector, host: &str, mode: SslMode) -> Sides {
     let (server, client) = sockets().await;

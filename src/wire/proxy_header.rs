@@ -32,7 +32,7 @@ const WHAT: &str = "PROXY header";
 
 /// The origin of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum ConnectionSource {
     /// The balancer itself: a health check.
     Balancer,
     /// A client with an address that the balancer does not tell.
@@ -77,12 +77,12 @@ impl Prefix {
     }
 
     /// `rest` are the bytes after the prefix.
-    pub fn source(self, rest: &[u8]) -> Result<Source, Violation> {
+    pub fn source(self, rest: &[u8]) -> Result<ConnectionSource, Violation> {
         let mut cursor = Cursor::new(WHAT, rest);
         let source = match (self.command, self.family) {
             // The rest is to be ignored.
-            (Command::Local, _) => Source::Balancer,
-            (Command::Proxy, 0x00) => Source::Unknown,
+            (Command::Local, _) => ConnectionSource::Balancer,
+            (Command::Proxy, 0x00) => ConnectionSource::Unknown,
             (Command::Proxy, 0x11) => {
                 let (client, _ours) = (cursor.u32()?, cursor.u32()?);
                 tcp(Ipv4Addr::from_bits(client).into(), &mut cursor)?
@@ -92,16 +92,16 @@ impl Prefix {
                 let client = client.first_chunk::<16>().copied().unwrap_or_default();
                 tcp(Ipv6Addr::from(client).into(), &mut cursor)?
             }
-            (Command::Proxy, 0x31) => cursor.bytes(216).map(|_| Source::Unix)?,
+            (Command::Proxy, 0x31) => cursor.bytes(216).map(|_| ConnectionSource::Unix)?,
             (Command::Proxy, other) => return Err(cursor.invalid(i64::from(other))),
         };
         Ok(source)
     }
 }
 
-fn tcp(client: IpAddr, cursor: &mut Cursor<'_>) -> Result<Source, Violation> {
+fn tcp(client: IpAddr, cursor: &mut Cursor<'_>) -> Result<ConnectionSource, Violation> {
     let [high, low, _, _] = cursor.four()?;
-    Ok(Source::Tcp(SocketAddr::new(client, u16::from_be_bytes([high, low]))))
+    Ok(ConnectionSource::Tcp(SocketAddr::new(client, u16::from_be_bytes([high, low]))))
 }
 
 #[cfg(test)]
@@ -115,7 +115,7 @@ mod tests {
         [&SIGNATURE[..], &[command, family], &length, rest].concat()
     }
 
-    fn read(bytes: &[u8]) -> Result<Source, Violation> {
+    fn read(bytes: &[u8]) -> Result<ConnectionSource, Violation> {
         let (prefix, rest) = bytes.split_first_chunk::<PREFIX_BYTES>().unwrap();
         let prefix = Prefix::parse(prefix)?;
         assert_eq!(prefix.rest_bytes, rest.len());
@@ -132,13 +132,13 @@ mod tests {
         six[32..34].copy_from_slice(&[0x13, 0x88]);
         let more = [&FOUR[..], b"\x04\0\x01x"].concat();
         let cases = [
-            (header(0x21, 0x11, &FOUR), Source::Tcp("10.1.2.3:5000".parse().unwrap())),
-            (header(0x21, 0x11, &more), Source::Tcp("10.1.2.3:5000".parse().unwrap())),
-            (header(0x21, 0x21, &six), Source::Tcp("[2001::9]:5000".parse().unwrap())),
-            (header(0x21, 0x31, &[7; 216]), Source::Unix),
-            (header(0x21, 0x00, b"anything"), Source::Unknown),
-            (header(0x20, 0x00, b""), Source::Balancer),
-            (header(0x20, 0x11, b"anything"), Source::Balancer),
+            (header(0x21, 0x11, &FOUR), ConnectionSource::Tcp("10.1.2.3:5000".parse().unwrap())),
+            (header(0x21, 0x11, &more), ConnectionSource::Tcp("10.1.2.3:5000".parse().unwrap())),
+            (header(0x21, 0x21, &six), ConnectionSource::Tcp("[2001::9]:5000".parse().unwrap())),
+            (header(0x21, 0x31, &[7; 216]), ConnectionSource::Unix),
+            (header(0x21, 0x00, b"anything"), ConnectionSource::Unknown),
+            (header(0x20, 0x00, b""), ConnectionSource::Balancer),
+            (header(0x20, 0x11, b"anything"), ConnectionSource::Balancer),
         ];
         for (bytes, source) in cases {
             assert_eq!(read(&bytes), Ok(source));

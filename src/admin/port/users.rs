@@ -52,7 +52,7 @@ pub enum UsersError {
     },
     /// Without an administrator no command could be given to Freehold, not even RELOAD.
     #[error("{path} names no administrator (freehold hash-password NAME >> {path})")]
-    Nobody { path: PathBuf },
+    Empty { path: PathBuf },
     #[error("{path}:{line}: expected \"name\" \"verifier\", and behind it stats or nothing")]
     Shape { path: PathBuf, line: usize },
     #[error("{path}:{line}: this is no SCRAM verifier; `freehold hash-password NAME` prints one")]
@@ -67,7 +67,7 @@ pub fn read_users(path: &Path) -> Result<Users, UsersError> {
         std::fs::read_to_string(path).map_err(|source| UsersError::Read { path: path.to_owned(), source })?;
     let users = parse_users(&text, path)?;
     if users.verifiers.is_empty() {
-        return Err(UsersError::Nobody { path: path.to_owned() });
+        return Err(UsersError::Empty { path: path.to_owned() });
     }
     Ok(users)
 }

@@ -9,7 +9,7 @@
 
 use regex::Regex;
 
-use super::Problem;
+use super::HbaError;
 use super::parse::pattern;
 use super::words::{self, Line, Word};
 
@@ -44,7 +44,7 @@ enum Role {
 
 impl IdentMaps {
     /// Parses the text of a file. Reports every mistake.
-    pub fn parse(text: &str) -> Result<IdentMaps, Vec<Problem>> {
+    pub fn parse(text: &str) -> Result<IdentMaps, Vec<HbaError>> {
         let mut entries = Vec::new();
         let mut problems = Vec::new();
         for line in words::lines(text) {
@@ -54,7 +54,7 @@ impl IdentMaps {
             };
             match line.map_err(|_| "a quote is not closed".to_owned()).and_then(|line| entry(&line)) {
                 Ok(entry) => entries.push(entry),
-                Err(message) => problems.push(Problem { line: number, message }),
+                Err(message) => problems.push(HbaError { line: number, message }),
             }
         }
         if problems.is_empty() { Ok(IdentMaps(entries)) } else { Err(problems) }

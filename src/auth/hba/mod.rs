@@ -1,7 +1,7 @@
 //! Which clients may connect, and how each authenticates: `pg_hba.conf` and `pg_ident.conf`, as PostgreSQL
 //! reads them.
 //!
-//! Owns the two file formats ([`Rules::parse`], [`IdentMaps::parse`]) and what they decide. It deliberately
+//! Owns the two file formats ([`HbaRules::parse`], [`IdentMaps::parse`]) and what they decide. It deliberately
 //! reads no file and verifies no password or certificate.
 //!
 //! # Why PostgreSQL's format
@@ -24,7 +24,7 @@ pub use ident::IdentMaps;
 
 /// A mistake in a file, with its line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct HbaError {
     pub line: usize,
     pub message: String,
 }
@@ -49,7 +49,7 @@ impl Transport {
 
 /// The client, the database it asks for, and its transport.
 #[derive(Debug, Clone, Copy)]
-pub struct Caller<'a> {
+pub struct ConnectionAttempt<'a> {
     pub transport: Transport,
     pub database: &'a str,
     pub role: &'a str,
@@ -59,7 +59,7 @@ pub struct Caller<'a> {
     pub replication: bool,
 }
 
-impl Caller<'_> {
+impl ConnectionAttempt<'_> {
     /// As in PostgreSQL, a role is a member of itself, and a superuser is not a member of every role.
     fn is_member_of(&self, role: &str) -> bool {
         self.role == role || self.groups.iter().any(|group| group.as_str() == role)
@@ -68,20 +68,20 @@ impl Caller<'_> {
 
 /// The first field of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ConnectionType {
     Local,
     Host,
     HostSsl,
     HostNoSsl,
 }
 
-impl Kind {
+impl ConnectionType {
     pub fn as_str(self) -> &'static str {
         match self {
-            Kind::Local => "local",
-            Kind::Host => "host",
-            Kind::HostSsl => "hostssl",
-            Kind::HostNoSsl => "hostnossl",
+            ConnectionType::Local => "local",
+            ConnectionType::Host => "host",
+            ConnectionType::HostSsl => "hostssl",
+            ConnectionType::HostNoSsl => "hostnossl",
         }
     }
 }
@@ -162,9 +162,9 @@ pub(super) enum RoleWord {
 
 /// One line of the file.
 #[derive(Debug, Clone)]
-pub struct Rule {
+pub struct HbaRule {
     pub line: usize,
-    pub kind: Kind,
+    pub kind: ConnectionType,
     databases: Vec<DatabaseWord>,
     roles: Vec<RoleWord>,
     /// `None`: any address.
@@ -176,12 +176,12 @@ pub struct Rule {
     pub map: Option<String>,
 }
 
-impl Rule {
-    fn is_for(&self, caller: &Caller<'_>) -> bool {
+impl HbaRule {
+    fn is_for(&self, caller: &ConnectionAttempt<'_>) -> bool {
         let kind = match caller.transport {
-            Transport::Local => self.kind == Kind::Local,
-            Transport::Plain(_) => matches!(self.kind, Kind::Host | Kind::HostNoSsl),
-            Transport::Tls(_) => matches!(self.kind, Kind::Host | Kind::HostSsl),
+            Transport::Local => self.kind == ConnectionType::Local,
+            Transport::Plain(_) => matches!(self.kind, ConnectionType::Host | ConnectionType::HostNoSsl),
+            Transport::Tls(_) => matches!(self.kind, ConnectionType::Host | ConnectionType::HostSsl),
         };
         let from_there =
             |network: Network| caller.transport.address().is_some_and(|from| network.holds(from));
@@ -194,7 +194,7 @@ impl Rule {
     pub fn shown(&self) -> [String; 4] {
         let list = |words: Vec<String>| words.join(",");
         let address = match (self.kind, self.network) {
-            (Kind::Local, _) => String::new(),
+            (ConnectionType::Local, _) => String::new(),
             (_, None) => "all".to_owned(),
             (_, Some(network)) => network.to_string(),
         };
@@ -215,7 +215,7 @@ impl Rule {
 }
 
 impl DatabaseWord {
-    fn holds(&self, caller: &Caller<'_>) -> bool {
+    fn holds(&self, caller: &ConnectionAttempt<'_>) -> bool {
         match self {
             DatabaseWord::Replication => caller.replication,
             // Replication belongs to no database: PostgreSQL's "all" does not match it, either.
@@ -230,7 +230,7 @@ impl DatabaseWord {
 }
 
 impl RoleWord {
-    fn holds(&self, caller: &Caller<'_>) -> bool {
+    fn holds(&self, caller: &ConnectionAttempt<'_>) -> bool {
         match self {
             RoleWord::All => true,
             RoleWord::Name(name) => caller.role == name,
@@ -278,12 +278,12 @@ impl fmt::Display for RoleWord {
 
 /// All rules, in order.
 #[derive(Debug, Clone)]
-pub struct Rules(Vec<Rule>);
+pub struct HbaRules(Vec<HbaRule>);
 
-impl Default for Rules {
+impl Default for HbaRules {
     /// Without a file: SCRAM for every database and role, from any address.
-    fn default() -> Rules {
-        let rule = |kind, database| Rule {
+    fn default() -> HbaRules {
+        let rule = |kind, database| HbaRule {
             line: 0,
             kind,
             databases: vec![database],
@@ -294,33 +294,33 @@ impl Default for Rules {
             client_name: ClientName::Cn,
             map: None,
         };
-        let kinds = [Kind::Local, Kind::Host];
+        let kinds = [ConnectionType::Local, ConnectionType::Host];
         let of = |kind| [rule(kind, DatabaseWord::All), rule(kind, DatabaseWord::Replication)];
-        Rules(kinds.into_iter().flat_map(of).collect())
+        HbaRules(kinds.into_iter().flat_map(of).collect())
     }
 }
 
-impl Rules {
+impl HbaRules {
     /// Parses the text of a file. Reports every mistake.
-    pub fn parse(text: &str) -> Result<Rules, Vec<Problem>> {
-        parse::rules(text).map(Rules)
+    pub fn parse(text: &str) -> Result<HbaRules, Vec<HbaError>> {
+        parse::rules(text).map(HbaRules)
     }
 
     /// The first rule that matches the caller.
-    pub fn decide(&self, caller: &Caller<'_>) -> Option<&Rule> {
+    pub fn decide(&self, caller: &ConnectionAttempt<'_>) -> Option<&HbaRule> {
         self.0.iter().find(|rule| rule.is_for(caller))
     }
 
     /// Whether any rule depends on role membership.
     pub fn look_at_groups(&self) -> bool {
-        let of_groups = |rule: &Rule| {
+        let of_groups = |rule: &HbaRule| {
             rule.databases.iter().any(|word| matches!(word, DatabaseWord::SameRole))
                 || rule.roles.iter().any(|word| matches!(word, RoleWord::MemberOf(_)))
         };
         self.0.iter().any(of_groups)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Rule> {
+    pub fn iter(&self) -> impl Iterator<Item = &HbaRule> {
         self.0.iter()
     }
 }

@@ -3,13 +3,13 @@
 use regex::Regex;
 
 use super::words::{self, Field, Line, Word};
-use super::{ClientCert, ClientName, DatabaseWord, Kind, Method, Problem, RoleWord, Rule};
+use super::{ClientCert, ClientName, ConnectionType, DatabaseWord, HbaError, HbaRule, Method, RoleWord};
 use crate::model::Network;
 
 /// The largest compiled size of a pattern, in bytes.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
 
-pub(super) fn rules(text: &str) -> Result<Vec<Rule>, Vec<Problem>> {
+pub(super) fn rules(text: &str) -> Result<Vec<HbaRule>, Vec<HbaError>> {
     let mut rules = Vec::new();
     let mut problems = Vec::new();
     for line in words::lines(text) {
@@ -20,21 +20,21 @@ pub(super) fn rules(text: &str) -> Result<Vec<Rule>, Vec<Problem>> {
         let read = line.map_err(|_| "a quote is not closed".to_owned()).and_then(|line| rule(&line));
         match read {
             Ok(rule) => rules.push(rule),
-            Err(message) => problems.push(Problem { line: number, message }),
+            Err(message) => problems.push(HbaError { line: number, message }),
         }
     }
     if problems.is_empty() { Ok(rules) } else { Err(problems) }
 }
 
 /// `TYPE DATABASE USER [ADDRESS [MASK]] METHOD [OPTIONS]`
-fn rule(line: &Line) -> Result<Rule, String> {
+fn rule(line: &Line) -> Result<HbaRule, String> {
     let mut fields = line.fields.iter();
     let mut next = |what: &str| fields.next().ok_or_else(|| format!("{what} is missing"));
     let kind = kind(single(next("the type")?, "the type")?)?;
     let databases = next("the database")?.iter().map(database).collect::<Result<Vec<_>, _>>()?;
     let roles = next("the user")?.iter().map(role).collect::<Result<Vec<_>, _>>()?;
     let network = match kind {
-        Kind::Local => None,
+        ConnectionType::Local => None,
         _ => {
             let address = single(next("the address")?, "the address")?;
             match address.is("all") {
@@ -45,7 +45,7 @@ fn rule(line: &Line) -> Result<Rule, String> {
         }
     };
     let method = method(single(next("the method")?, "the method")?)?;
-    let mut rule = Rule {
+    let mut rule = HbaRule {
         line: line.number,
         kind,
         databases,
@@ -68,12 +68,12 @@ fn single<'a>(field: &'a Field, what: &str) -> Result<&'a Word, String> {
     }
 }
 
-fn kind(word: &Word) -> Result<Kind, String> {
+fn kind(word: &Word) -> Result<ConnectionType, String> {
     match word.text.as_str() {
-        "local" => Ok(Kind::Local),
-        "host" | "hostnogssenc" => Ok(Kind::Host),
-        "hostssl" => Ok(Kind::HostSsl),
-        "hostnossl" => Ok(Kind::HostNoSsl),
+        "local" => Ok(ConnectionType::Local),
+        "host" | "hostnogssenc" => Ok(ConnectionType::Host),
+        "hostssl" => Ok(ConnectionType::HostSsl),
+        "hostnossl" => Ok(ConnectionType::HostNoSsl),
         "hostgssenc" => Err("encryption by GSSAPI is not spoken; use hostssl".to_owned()),
         "include" | "include_if_exists" | "include_dir" => {
             Err("other files are not included; write the lines here".to_owned())
@@ -185,7 +185,7 @@ fn method(word: &Word) -> Result<Method, String> {
     }
 }
 
-fn read_option(rule: &mut Rule, option: &Word) -> Result<(), String> {
+fn read_option(rule: &mut HbaRule, option: &Word) -> Result<(), String> {
     let Some((name, value)) = option.text.split_once('=') else {
         return Err(format!("\"{}\" is no option; options are written name=value", option.text));
     };
@@ -215,8 +215,8 @@ fn read_option(rule: &mut Rule, option: &Word) -> Result<(), String> {
 }
 
 /// Checks that the words of a rule fit together.
-fn agree(rule: &Rule) -> Result<(), String> {
-    if rule.client_cert != ClientCert::Nothing && rule.kind != Kind::HostSsl {
+fn agree(rule: &HbaRule) -> Result<(), String> {
+    if rule.client_cert != ClientCert::Nothing && rule.kind != ConnectionType::HostSsl {
         return Err("client certificates come with TLS: the type must be hostssl".to_owned());
     }
     let named = rule.map.is_some() || rule.client_name == ClientName::San;

@@ -1,11 +1,11 @@
 use super::*;
 
-fn rules(text: &str) -> Rules {
-    Rules::parse(text).unwrap()
+fn rules(text: &str) -> HbaRules {
+    HbaRules::parse(text).unwrap()
 }
 
-fn caller<'a>(transport: Transport, database: &'a str, role: &'a str) -> Caller<'a> {
-    Caller { transport, database, role, groups: &[], replication: false }
+fn caller<'a>(transport: Transport, database: &'a str, role: &'a str) -> ConnectionAttempt<'a> {
+    ConnectionAttempt { transport, database, role, groups: &[], replication: false }
 }
 
 fn plain(address: &str) -> Transport {
@@ -17,7 +17,7 @@ fn tls(address: &str) -> Transport {
 }
 
 /// The line of the rule that matches; 0 if none does.
-fn line(rules: &Rules, caller: &Caller<'_>) -> usize {
+fn line(rules: &HbaRules, caller: &ConnectionAttempt<'_>) -> usize {
     rules.decide(caller).map_or(0, |rule| rule.line)
 }
 
@@ -77,7 +77,8 @@ fn members_of_a_role_are_meant_by_a_plus_and_by_samerole() {
     let rules =
         rules("host shop +team all md5\nhost samerole all all trust\nhost samegroup +all all reject\n");
     let groups = ["team", "staff"].map(|name| RoleName::parse(name).unwrap());
-    let member = |database| Caller { groups: &groups, ..caller(plain("1.2.3.4"), database, "ann") };
+    let member =
+        |database| ConnectionAttempt { groups: &groups, ..caller(plain("1.2.3.4"), database, "ann") };
     assert_eq!(line(&rules, &member("shop")), 1);
     assert_eq!(line(&rules, &member("staff")), 2);
     assert_eq!(line(&rules, &member("ann")), 2, "a role is a member of itself");
@@ -92,17 +93,17 @@ fn members_of_a_role_are_meant_by_a_plus_and_by_samerole() {
 fn physical_replication_is_meant_by_its_keyword_alone() {
     let rules =
         rules("host all all all trust\nhost replication all all reject\nhost \"replication\" all all md5\n");
-    let walsender = Caller { replication: true, ..caller(plain("1.2.3.4"), "shop", "app") };
+    let walsender = ConnectionAttempt { replication: true, ..caller(plain("1.2.3.4"), "shop", "app") };
     assert_eq!(line(&rules, &walsender), 2);
     assert_eq!(line(&rules, &caller(plain("1.2.3.4"), "replication", "app")), 1);
 }
 
 #[test]
 fn without_a_file_everybody_proves_himself_by_scram() {
-    let rules = Rules::default();
+    let rules = HbaRules::default();
     for transport in [Transport::Local, plain("1.2.3.4"), tls("::1")] {
         for replication in [false, true] {
-            let caller = Caller { replication, ..caller(transport, "shop", "app") };
+            let caller = ConnectionAttempt { replication, ..caller(transport, "shop", "app") };
             assert_eq!(rules.decide(&caller).unwrap().method, Method::ScramSha256);
         }
     }
@@ -178,7 +179,7 @@ fn what_cannot_be_kept_is_refused_with_its_line_and_the_reason() {
         ("host all,\"b all all md5", "quote"),
     ];
     for (text, expected) in cases {
-        let problems = Rules::parse(&format!("# first\n{text}\nlocal all all trust\n")).unwrap_err();
+        let problems = HbaRules::parse(&format!("# first\n{text}\nlocal all all trust\n")).unwrap_err();
         assert_eq!(problems.len(), 1, "{text}");
         assert!(problems[0].line == 2 && problems[0].message.contains(expected), "{text}: {problems:?}");
     }
@@ -186,14 +187,14 @@ fn what_cannot_be_kept_is_refused_with_its_line_and_the_reason() {
 
 #[test]
 fn every_mistake_is_reported() {
-    let problems = Rules::parse("x\nlocal all all trust\nhost all @a all md5\n").unwrap_err();
+    let problems = HbaRules::parse("x\nlocal all all trust\nhost all @a all md5\n").unwrap_err();
     assert_eq!(problems.iter().map(|problem| problem.line).collect::<Vec<_>>(), [1, 3]);
 }
 
 proptest::proptest! {
     #[test]
     fn hostile_text_never_panics(text in "(host|hostssl|local|\\PC| |\"|,|#|\\\\|\n|/|all|md5|10\\.0\\.0\\.0/8|=){0,40}") {
-        let _ = Rules::parse(&text);
+        let _ = HbaRules::parse(&text);
         let _ = IdentMaps::parse(&text);
     }
 }

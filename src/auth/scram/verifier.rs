@@ -9,7 +9,7 @@ use ring::pbkdf2;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{ScramError, decode, decode_key, hmac_sha256, same, xor};
-use crate::auth::{ClientKeys, Fingerprint, KEY_BYTES, sha256};
+use crate::auth::{ClientKeys, KEY_BYTES, VerifierFingerprint, sha256};
 
 /// PostgreSQL's default of `scram_iterations`.
 pub const ITERATIONS_DEFAULT: u32 = 4096;
@@ -80,8 +80,8 @@ impl Verifier {
         same(&sha256(&keys.client_key), &self.stored_key) & same(&keys.server_key, &self.server_key)
     }
 
-    pub fn fingerprint(&self) -> Fingerprint {
-        Fingerprint(xor(&self.stored_key, &self.server_key))
+    pub fn fingerprint(&self) -> VerifierFingerprint {
+        VerifierFingerprint(xor(&self.stored_key, &self.server_key))
     }
 
     pub fn iterations(&self) -> NonZeroU32 {

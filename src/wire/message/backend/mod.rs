@@ -367,7 +367,7 @@ pub fn parse_negotiate_protocol_version(body: &[u8]) -> Result<Negotiation, Viol
 
 /// One column of a RowDescription.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Column {
+pub struct FieldDescription {
     pub name: String,
     /// The table it comes from; 0 if there is none.
     pub table: u32,
@@ -383,12 +383,12 @@ pub struct Column {
 /// A column has at least its NUL and 18 bytes.
 const COLUMN_BYTES_MIN: usize = 19;
 
-pub fn parse_row_description(body: &[u8]) -> Result<Vec<Column>, Violation> {
+pub fn parse_row_description(body: &[u8]) -> Result<Vec<FieldDescription>, Violation> {
     let mut cursor = Cursor::new("RowDescription", body);
     let count = cursor.count()?;
     let mut columns = Vec::with_capacity(count.min(cursor.remaining() / COLUMN_BYTES_MIN));
     for _ in 0..count {
-        columns.push(Column {
+        columns.push(FieldDescription {
             name: String::from_utf8_lossy(cursor.cstr()?).into_owned(),
             table: cursor.u32()?,
             attribute: cursor.i16()?,
