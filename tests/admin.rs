@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use freehold::admin::serve::{AdminOptions, AdminServer};
 use freehold::admin::users::{read_users, user_line};
-use freehold::admin::{Executor, Parts, ProcessRequest, ShutdownMode};
+use freehold::admin::{Executor, ExecutorParts, ProcessRequest, ShutdownMode};
 use freehold::catalog::embedded::EmbeddedStore;
 use freehold::catalog::store::StoreError;
 use freehold::catalog::{Catalog, LoginRefreshOutcome, keys};
@@ -67,7 +67,7 @@ impl Port {
         let operations =
             DatabaseOperations::start(catalog.clone(), Arc::clone(&settings), UnixMillis::now).await;
         let (ask, requests) = mpsc::channel(1);
-        let executor = Executor::new(Parts {
+        let executor = Executor::new(ExecutorParts {
             catalog: catalog.clone(),
             routes,
             config: Arc::new(ArcSwap::from_pointee(Config::default())),

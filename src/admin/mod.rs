@@ -14,7 +14,7 @@ mod show;
 mod sql;
 
 pub use commands::answer::{Answer, Row};
-pub use commands::context::{Caller, Parts, ProcessRequest};
+pub use commands::context::{Caller, ExecutorParts, ProcessRequest};
 pub use commands::error::{identifier, literal};
 pub use commands::execute::{self, Executor};
 pub use port::serve::{self, AdminOptions, AdminServer};

@@ -7,7 +7,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, Problem, Setting, closest};
+use super::{Config, ConfigError, Setting, closest};
 
 /// Position of each setting in the text, by `section.name`.
 #[derive(Debug, Default)]
@@ -20,11 +20,11 @@ impl Places {
 }
 
 /// The settings that could be read, and every mistake. Missing and wrong settings have their defaults.
-pub(super) fn read(text: &str) -> (Config, Vec<Problem>, Places) {
+pub(super) fn read(text: &str) -> (Config, Vec<ConfigError>, Places) {
     let mut reading = Reading { config: Config::default(), problems: Vec::new(), places: Places::default() };
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors {
-        reading.problems.push(Problem::new(error.span(), error.message()));
+        reading.problems.push(ConfigError::new(error.span(), error.message()));
     }
     for (section, value) in document.get_ref() {
         reading.section(section, value);
@@ -34,7 +34,7 @@ pub(super) fn read(text: &str) -> (Config, Vec<Problem>, Places) {
 
 struct Reading {
     config: Config,
-    problems: Vec<Problem>,
+    problems: Vec<ConfigError>,
     places: Places,
 }
 
@@ -48,7 +48,7 @@ impl Reading {
             return;
         }
         let DeValue::Table(table) = value.get_ref() else {
-            let problem = Problem::new(Some(key.span()), format!("\"{section}\" is a section"));
+            let problem = ConfigError::new(Some(key.span()), format!("\"{section}\" is a section"));
             self.problems.push(problem.with_hint(format!("Write [{section}] on a line of its own.")));
             return;
         };
@@ -71,7 +71,7 @@ impl Reading {
 
     fn unknown_section(&mut self, key: &Key<'_>) {
         let name = key.get_ref().as_ref();
-        let problem = Problem::new(Some(key.span()), format!("unknown section \"{name}\""));
+        let problem = ConfigError::new(Some(key.span()), format!("unknown section \"{name}\""));
         let home = Config::SETTINGS.iter().find(|setting| setting.name == name);
         let hint = match (closest(name, Config::SECTIONS.iter().map(|(name, _)| *name)), home) {
             (Some(meant), _) => format!("Did you mean [{meant}]?"),
@@ -86,7 +86,7 @@ impl Reading {
 
     fn unknown_setting(&mut self, section: &str, key: &Key<'_>) {
         let name = key.get_ref().as_ref();
-        let problem = Problem::new(Some(key.span()), format!("unknown setting {section}.{name}"));
+        let problem = ConfigError::new(Some(key.span()), format!("unknown setting {section}.{name}"));
         self.problems.push(problem.with_hint(meant_setting(section, name)));
     }
 }

@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use closest::closest;
-pub use problem::{ConfigErrors, Problem};
+pub use problem::{ConfigError, ConfigErrors};
 pub use reference::reference;
 pub use settings::{
     Access, Admin, Apply, Config, Limits, Log, Metrics, Movement, Proxy, ServerTls, Setting, Store,
@@ -53,7 +53,7 @@ impl ConfigFile {
     /// the mistake.
     pub fn refuse(&self, mistakes: Vec<(&str, String)>) -> Result<(), ConfigErrors> {
         let problem = |(setting, message): (&str, String)| {
-            Problem::new(self.places.of(setting), format!("{setting}: {message}"))
+            ConfigError::new(self.places.of(setting), format!("{setting}: {message}"))
         };
         match mistakes.is_empty() {
             true => Ok(()),
@@ -104,10 +104,10 @@ impl Config {
 
     /// Mistakes in combinations of settings. Each is reported at the first of its settings that is in the
     /// file.
-    fn check_together(&self, places: &document::Places, problems: &mut Vec<Problem>) {
+    fn check_together(&self, places: &document::Places, problems: &mut Vec<ConfigError>) {
         let mut say = |settings: &[&str], message: &str, hint: &str| {
             let place = settings.iter().find_map(|setting| places.of(setting));
-            problems.push(Problem::new(place, message).with_hint(hint));
+            problems.push(ConfigError::new(place, message).with_hint(hint));
         };
         let pairs = [
             ("proxy.tls_cert", self.proxy.tls_cert.is_some(), "proxy.tls_key", self.proxy.tls_key.is_some()),

@@ -6,19 +6,19 @@ use std::path::Path;
 
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigError {
     /// Bytes of the text; `None` for the whole file.
     pub span: Option<Range<usize>>,
     pub message: String,
     pub hint: Option<String>,
 }
 
-impl Problem {
-    pub(super) fn new(span: Option<Range<usize>>, message: impl Into<String>) -> Problem {
-        Problem { span, message: message.into(), hint: None }
+impl ConfigError {
+    pub(super) fn new(span: Option<Range<usize>>, message: impl Into<String>) -> ConfigError {
+        ConfigError { span, message: message.into(), hint: None }
     }
 
-    pub(super) fn with_hint(mut self, hint: impl Into<String>) -> Problem {
+    pub(super) fn with_hint(mut self, hint: impl Into<String>) -> ConfigError {
         self.hint = Some(hint.into());
         self
     }
@@ -29,16 +29,16 @@ impl Problem {
 pub struct ConfigErrors {
     path: String,
     text: String,
-    problems: Vec<Problem>,
+    problems: Vec<ConfigError>,
 }
 
 impl ConfigErrors {
-    pub(super) fn new(text: &str, problems: Vec<Problem>) -> ConfigErrors {
+    pub(super) fn new(text: &str, problems: Vec<ConfigError>) -> ConfigErrors {
         ConfigErrors { path: "configuration".to_owned(), text: text.to_owned(), problems }
     }
 
     pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> ConfigErrors {
-        let problem = Problem::new(None, format!("cannot be read: {error}"));
+        let problem = ConfigError::new(None, format!("cannot be read: {error}"));
         ConfigErrors::new("", vec![problem]).of_file(path)
     }
 
@@ -47,12 +47,12 @@ impl ConfigErrors {
         self
     }
 
-    pub fn problems(&self) -> &[Problem] {
+    pub fn problems(&self) -> &[ConfigError] {
         &self.problems
     }
 
     /// Line and column of a problem, both from 1; columns count characters.
-    pub fn position(&self, problem: &Problem) -> Option<(usize, usize)> {
+    pub fn position(&self, problem: &ConfigError) -> Option<(usize, usize)> {
         let start = problem.span.as_ref()?.start;
         let before = self.text.get(..start)?;
         let line = before.matches('\n').count() + 1;
@@ -60,7 +60,7 @@ impl ConfigErrors {
         Some((line, column))
     }
 
-    fn snippet(&self, problem: &Problem) -> Option<String> {
+    fn snippet(&self, problem: &ConfigError) -> Option<String> {
         let (line, column) = self.position(problem)?;
         let span = problem.span.as_ref()?;
         let shown = self.text.lines().nth(line - 1)?;

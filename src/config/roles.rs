@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::settings::within;
 use super::value::{Value, quoted};
-use super::{Problem, closest};
+use super::{ConfigError, closest};
 use crate::model::quotas::{LOGINS_PER_SECOND_MAX, MESSAGE_SIZES};
 use crate::model::{ByteSize, DatabaseName, Quotas, RoleLimits, RoleName, RolesLimits, Timeout, Timeouts};
 
@@ -33,8 +33,8 @@ impl Value for RolesLimits {
         Err("needs a list of tables".to_owned())
     }
 
-    fn read_placed(path: &str, value: &Spanned<DeValue<'_>>) -> Result<RolesLimits, Vec<Problem>> {
-        let wanted = |span| vec![Problem::new(Some(span), format!("{path} needs tables: [[{path}]]"))];
+    fn read_placed(path: &str, value: &Spanned<DeValue<'_>>) -> Result<RolesLimits, Vec<ConfigError>> {
+        let wanted = |span| vec![ConfigError::new(Some(span), format!("{path} needs tables: [[{path}]]"))];
         let items = value.get_ref().as_array().ok_or_else(|| wanted(value.span()))?;
         let (mut roles, mut problems) = (RolesLimits::default(), Vec::new());
         for item in items.iter() {
@@ -46,7 +46,7 @@ impl Value for RolesLimits {
                 Ok(limits) => {
                     let message = format!("{path} has two tables for role \"{}\"", limits.role);
                     if !roles.add(limits) {
-                        problems.push(Problem::new(Some(item.span()), message));
+                        problems.push(ConfigError::new(Some(item.span()), message));
                     }
                 }
                 Err(wrong) => problems.extend(wrong),
@@ -61,7 +61,11 @@ impl Value for RolesLimits {
     }
 }
 
-fn role(path: &str, item: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Result<RoleLimits, Vec<Problem>> {
+fn role(
+    path: &str,
+    item: &Spanned<DeValue<'_>>,
+    table: &DeTable<'_>,
+) -> Result<RoleLimits, Vec<ConfigError>> {
     let (mut name, mut database) = (None, None);
     let (mut clients_max, mut quotas) = (None, Quotas::default());
     let mut timeouts = Timeouts::default();
@@ -79,7 +83,7 @@ fn role(path: &str, item: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Result<
             ("message_size_max", _) => size(value).map(|size| quotas.message_size_max = Some(size)),
             (_, Some(timeout)) => time(timeout, value).map(|time| timeouts[timeout] = Some(time)),
             (_, None) => {
-                let problem = Problem::new(Some(key.span()), format!("unknown setting {path}.{word}"));
+                let problem = ConfigError::new(Some(key.span()), format!("unknown setting {path}.{word}"));
                 let hint = match closest(word, KEYS) {
                     Some(meant) => format!("Did you mean \"{meant}\"?"),
                     None => format!("Settings of [[{path}]] are {}.", KEYS.join(", ")),
@@ -89,13 +93,13 @@ fn role(path: &str, item: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Result<
             }
         };
         if let Err(message) = read {
-            problems.push(Problem::new(Some(span), format!("{path}.{word} {message}")));
+            problems.push(ConfigError::new(Some(span), format!("{path}.{word} {message}")));
         }
     }
     match name {
         Some(role) if problems.is_empty() => Ok(RoleLimits { role, database, clients_max, quotas, timeouts }),
         None if !table.contains_key("name") => {
-            problems.push(Problem::new(Some(item.span()), format!("{path} needs the name of a role")));
+            problems.push(ConfigError::new(Some(item.span()), format!("{path} needs the name of a role")));
             Err(problems)
         }
         _ => Err(problems),

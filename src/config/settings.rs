@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::Problem;
+use super::ConfigError;
 use super::value::{ClientTls, FileMode, HostPort, Listen, LogFormat, LogLevel, Networks, Value};
 use crate::model::quotas::{LOGINS_PER_SECOND_MAX, MESSAGE_SIZES};
 use crate::model::{ByteSize, ListenOn, ProxyId, RolesLimits};
@@ -31,7 +31,7 @@ impl Apply {
 }
 
 /// Reads a value of the setting with this path into its field.
-type Read = fn(&mut Config, &str, &Spanned<DeValue<'_>>) -> Result<(), Vec<Problem>>;
+type Read = fn(&mut Config, &str, &Spanned<DeValue<'_>>) -> Result<(), Vec<ConfigError>>;
 
 /// One row of the table.
 #[derive(Clone, Copy)]
@@ -64,7 +64,11 @@ impl Setting {
         (self.copy)(config, other);
     }
 
-    pub(super) fn read(&self, config: &mut Config, value: &Spanned<DeValue<'_>>) -> Result<(), Vec<Problem>> {
+    pub(super) fn read(
+        &self,
+        config: &mut Config,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<(), Vec<ConfigError>> {
         (self.read)(config, &self.path(), value)
     }
 }
@@ -149,7 +153,7 @@ macro_rules! settings {
                     read: |config, path, value| {
                         let read = <$type as Value>::read_placed(path, value)?;
                         let read: Result<$type, String> = bounded!(read $(, $bounds)?);
-                        let wrong = |message| vec![Problem::new(Some(value.span()), format!("{path} {message}"))];
+                        let wrong = |message| vec![ConfigError::new(Some(value.span()), format!("{path} {message}"))];
                         config.$group.$name = read.map_err(wrong)?;
                         Ok(())
                     },

@@ -8,7 +8,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::{Problem, closest};
+use super::{ConfigError, closest};
 use crate::model::{ByteSize, ListenOn, Network, ProxyId};
 
 /// A type that a setting can have.
@@ -18,8 +18,8 @@ pub(super) trait Value: Sized {
     /// The value, or the rest of a sentence: `needs a duration such as "500ms"`.
     fn read(value: &DeValue<'_>) -> Result<Self, String>;
     /// The value, or every mistake at its position; `path` is the setting's.
-    fn read_placed(path: &str, value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Problem>> {
-        let wrong = |message| vec![Problem::new(Some(value.span()), format!("{path} {message}"))];
+    fn read_placed(path: &str, value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<ConfigError>> {
+        let wrong = |message| vec![ConfigError::new(Some(value.span()), format!("{path} {message}"))];
         Self::read(value.get_ref()).map_err(wrong)
     }
     /// As TOML; `None` if it is not set.

@@ -10,7 +10,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 /// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricType {
     Counter,
     Gauge,
     Histogram,
@@ -20,7 +20,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metric {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: MetricType,
     /// Names of its labels, in the order in which values are given.
     pub labels: &'static [&'static str],
     pub help: &'static str,
@@ -30,11 +30,11 @@ macro_rules! metrics {
     ($($(#[doc = $help:literal])* $id:ident = $kind:ident $name:literal $labels:expr;)*) => {
         /// The metrics by name.
         pub mod names {
-            use super::{Kind, Metric};
+            use super::{MetricType, Metric};
             $(
                 $(#[doc = $help])*
                 pub const $id: Metric =
-                    Metric { name: $name, kind: Kind::$kind, labels: &$labels, help: concat!($($help,)*) };
+                    Metric { name: $name, kind: MetricType::$kind, labels: &$labels, help: concat!($($help,)*) };
             )*
         }
 
@@ -98,9 +98,9 @@ impl Metrics {
             let (key, help) =
                 (KeyName::from_const_str(metric.name), SharedString::const_str(metric.help.trim_ascii()));
             match metric.kind {
-                Kind::Counter => recorder.describe_counter(key, Some(Unit::Count), help),
-                Kind::Gauge => recorder.describe_gauge(key, Some(Unit::Count), help),
-                Kind::Histogram => recorder.describe_histogram(key, Some(Unit::Seconds), help),
+                MetricType::Counter => recorder.describe_counter(key, Some(Unit::Count), help),
+                MetricType::Gauge => recorder.describe_gauge(key, Some(Unit::Count), help),
+                MetricType::Histogram => recorder.describe_histogram(key, Some(Unit::Seconds), help),
             }
         }
         let handle = recorder.handle();
@@ -162,7 +162,12 @@ mod tests {
     fn names_follow_the_rules_of_prometheus() {
         for metric in METRICS {
             assert!(metric.name.starts_with("freehold_"), "{}", metric.name);
-            assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
+            assert_eq!(
+                metric.name.ends_with("_total"),
+                metric.kind == MetricType::Counter,
+                "{}",
+                metric.name
+            );
             assert!(metric.help.trim().ends_with('.'), "{}", metric.name);
         }
     }

@@ -10,4 +10,4 @@
 pub mod log;
 mod metrics;
 
-pub use metrics::{Kind, METRICS, Metric, Metrics, names};
+pub use metrics::{METRICS, Metric, MetricType, Metrics, names};

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use freehold::admin::{Caller, Executor, Parts, ProcessRequest, Rights, parse};
+use freehold::admin::{Caller, Executor, ExecutorParts, ProcessRequest, Rights, parse};
 use freehold::catalog::Catalog;
 use freehold::catalog::embedded::EmbeddedStore;
 use freehold::catalog::store::{
@@ -166,7 +166,7 @@ fn executor(catalog: &Catalog) -> Executor {
             }
         }
     });
-    Executor::new(Parts {
+    Executor::new(ExecutorParts {
         catalog: catalog.clone(),
         routes: RouteTable::new(1),
         config: Arc::new(ArcSwap::from_pointee(Config::default())),

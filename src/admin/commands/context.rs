@@ -59,7 +59,7 @@ pub enum ProcessRequest {
 }
 
 /// What an [`Executor`](super::execute::Executor) is made of.
-pub struct Parts {
+pub struct ExecutorParts {
     pub catalog: Catalog,
     /// The sessions and gates of this process.
     pub routes: Arc<RouteTable>,
@@ -77,15 +77,15 @@ pub struct Parts {
     pub clock: fn() -> UnixMillis,
 }
 
-impl fmt::Debug for Parts {
+impl fmt::Debug for ExecutorParts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Parts").field("catalog", &self.catalog).finish_non_exhaustive()
     }
 }
 
-impl Parts {
+impl ExecutorParts {
     pub(in crate::admin) fn into_contexts(self) -> (Cluster, Local) {
-        let Parts {
+        let ExecutorParts {
             catalog,
             routes,
             config,

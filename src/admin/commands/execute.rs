@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::context::{Caller, Cluster, Local, OK, Parts};
+use super::context::{Caller, Cluster, ExecutorParts, Local, OK};
 use super::{
     adopt, create, databases, drop, enable, kill, moves, pause, process, reconnect, systems, teams,
     transfers, transitions,
@@ -55,7 +55,7 @@ impl fmt::Debug for Executor {
 }
 
 impl Executor {
-    pub fn new(parts: Parts) -> Executor {
+    pub fn new(parts: ExecutorParts) -> Executor {
         let (cluster, local) = parts.into_contexts();
         Executor { cluster: Arc::new(cluster), local: Arc::new(local) }
     }
@@ -280,7 +280,7 @@ mod tests {
 
     fn executor(directory: &tempfile::TempDir) -> Executor {
         let store = EmbeddedStore::open(directory.path().join("store.redb")).unwrap();
-        Executor::new(Parts {
+        Executor::new(ExecutorParts {
             catalog: Catalog::new(store),
             routes: RouteTable::new(1),
             config: Arc::new(ArcSwap::from_pointee(Config::default())),

@@ -9,7 +9,7 @@ use pgwire::error::PgWireResult;
 use pgwire::messages::data::DataRow;
 
 use crate::admin::answer::{Answer, Row};
-use crate::admin::column::{Column, Kind, Numeric};
+use crate::admin::column::{Column, ColumnType, Numeric};
 use crate::error::{Refusal, SqlState};
 use crate::wire::message::frontend::{BINARY, TEXT};
 
@@ -53,10 +53,12 @@ fn encode(encoder: &mut DataRowEncoder, columns: &[Column], row: &Row) -> PgWire
     for (cell, column) in row.iter().zip(columns) {
         let cell = cell.as_deref();
         match column.kind {
-            Kind::Text => encoder.encode_field(&cell)?,
-            Kind::Int4 => encoder.encode_field(&cell.and_then(|cell| cell.parse::<i32>().ok()))?,
-            Kind::Int8 => encoder.encode_field(&cell.and_then(|cell| cell.parse::<i64>().ok()))?,
-            Kind::Numeric => encoder.encode_field(&cell.and_then(|cell| cell.parse().ok().map(Numeric)))?,
+            ColumnType::Text => encoder.encode_field(&cell)?,
+            ColumnType::Int4 => encoder.encode_field(&cell.and_then(|cell| cell.parse::<i32>().ok()))?,
+            ColumnType::Int8 => encoder.encode_field(&cell.and_then(|cell| cell.parse::<i64>().ok()))?,
+            ColumnType::Numeric => {
+                encoder.encode_field(&cell.and_then(|cell| cell.parse().ok().map(Numeric)))?
+            }
         }
     }
     Ok(encoder.take_row())
@@ -66,7 +68,7 @@ fn encode(encoder: &mut DataRowEncoder, columns: &[Column], row: &Row) -> PgWire
 mod tests {
     use super::*;
 
-    fn encoded(kind: Kind, value: &str, format: i16) -> Option<Vec<u8>> {
+    fn encoded(kind: ColumnType, value: &str, format: i16) -> Option<Vec<u8>> {
         let columns = [Column { name: "a", kind }];
         let mut encoder = DataRowEncoder::new(Arc::new(fields(&columns, &Format::from(format))));
         let row = encode(&mut encoder, &columns, &vec![Some(value.to_owned())]).unwrap();
@@ -82,20 +84,26 @@ mod tests {
 
     #[test]
     fn numbers_have_the_binary_form_of_their_type() {
-        assert_eq!(encoded(Kind::Int4, "-2", BINARY), Some(vec![0xff, 0xff, 0xff, 0xfe]));
-        assert_eq!(encoded(Kind::Int8, "258", BINARY), Some(vec![0, 0, 0, 0, 0, 0, 1, 2]));
-        assert_eq!(encoded(Kind::Int4, "3000000000", BINARY), None);
+        assert_eq!(encoded(ColumnType::Int4, "-2", BINARY), Some(vec![0xff, 0xff, 0xff, 0xfe]));
+        assert_eq!(encoded(ColumnType::Int8, "258", BINARY), Some(vec![0, 0, 0, 0, 0, 0, 1, 2]));
+        assert_eq!(encoded(ColumnType::Int4, "3000000000", BINARY), None);
         // As `SELECT numeric_send(120003)` answers: two digits, the first of weight 1.
-        assert_eq!(encoded(Kind::Numeric, "120003", BINARY), Some(vec![0, 2, 0, 1, 0, 0, 0, 0, 0, 12, 0, 3]));
-        assert_eq!(encoded(Kind::Numeric, "0", BINARY), Some(vec![0; 8]));
-        assert_eq!(encoded(Kind::Text, "ä", BINARY), Some("ä".as_bytes().to_vec()));
+        assert_eq!(
+            encoded(ColumnType::Numeric, "120003", BINARY),
+            Some(vec![0, 2, 0, 1, 0, 0, 0, 0, 0, 12, 0, 3])
+        );
+        assert_eq!(encoded(ColumnType::Numeric, "0", BINARY), Some(vec![0; 8]));
+        assert_eq!(encoded(ColumnType::Text, "ä", BINARY), Some("ä".as_bytes().to_vec()));
     }
 
     #[test]
     fn text_is_the_form_that_postgresql_writes() {
-        for (kind, value) in
-            [(Kind::Int4, "-2"), (Kind::Int8, "258"), (Kind::Numeric, "120003"), (Kind::Text, "{\"ä\"}")]
-        {
+        for (kind, value) in [
+            (ColumnType::Int4, "-2"),
+            (ColumnType::Int8, "258"),
+            (ColumnType::Numeric, "120003"),
+            (ColumnType::Text, "{\"ä\"}"),
+        ] {
             assert_eq!(encoded(kind, value, TEXT).as_deref(), Some(value.as_bytes()));
         }
     }

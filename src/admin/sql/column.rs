@@ -16,29 +16,29 @@ use tokio_postgres::types::{IsNull, ToSql, to_sql_checked};
 
 /// The type of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ColumnType {
     Text,
     Int4,
     Int8,
     Numeric,
 }
 
-impl Kind {
+impl ColumnType {
     pub fn postgres(self) -> Type {
         match self {
-            Kind::Text => Type::TEXT,
-            Kind::Int4 => Type::INT4,
-            Kind::Int8 => Type::INT8,
-            Kind::Numeric => Type::NUMERIC,
+            ColumnType::Text => Type::TEXT,
+            ColumnType::Int4 => Type::INT4,
+            ColumnType::Int8 => Type::INT8,
+            ColumnType::Numeric => Type::NUMERIC,
         }
     }
 
     /// `pg_type.typlen`; -1: variable length.
     pub fn bytes(self) -> i16 {
         match self {
-            Kind::Int4 => 4,
-            Kind::Int8 => 8,
-            Kind::Text | Kind::Numeric => -1,
+            ColumnType::Int4 => 4,
+            ColumnType::Int8 => 8,
+            ColumnType::Text | ColumnType::Numeric => -1,
         }
     }
 }
@@ -85,11 +85,11 @@ impl ToSqlText for Numeric {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Column {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: ColumnType,
 }
 
 impl Column {
     pub const fn text(name: &'static str) -> Column {
-        Column { name, kind: Kind::Text }
+        Column { name, kind: ColumnType::Text }
     }
 }

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 
 use crate::admin::SyntaxError;
 use crate::admin::answer::{Row, row};
-use crate::admin::column::{Column, Kind};
+use crate::admin::column::{Column, ColumnType};
 use crate::admin::context::{Cluster, Local};
 use crate::admin::error::AdminError;
 use crate::admin::parse_show::Subject;
@@ -68,7 +68,7 @@ macro_rules! column {
         Column::text($name)
     };
     ($name:literal $kind:ident) => {
-        Column { name: $name, kind: Kind::$kind }
+        Column { name: $name, kind: ColumnType::$kind }
     };
 }
 
@@ -445,10 +445,10 @@ fn described_scope(command: &Command) -> String {
 /// `` `name` ``, with its type unless that is text.
 fn described(column: &Column) -> String {
     match column.kind {
-        Kind::Text => format!("`{}`", column.name),
-        Kind::Int4 => format!("`{}` int4", column.name),
-        Kind::Int8 => format!("`{}` int8", column.name),
-        Kind::Numeric => format!("`{}` numeric", column.name),
+        ColumnType::Text => format!("`{}`", column.name),
+        ColumnType::Int4 => format!("`{}` int4", column.name),
+        ColumnType::Int8 => format!("`{}` int8", column.name),
+        ColumnType::Numeric => format!("`{}` numeric", column.name),
     }
 }
 

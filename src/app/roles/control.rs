@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::Shared;
 use crate::admin::serve::{AdminOptions, AdminServer};
 use crate::admin::users::read_users;
-use crate::admin::{Executor, Parts, ProcessRequest};
+use crate::admin::{Executor, ExecutorParts, ProcessRequest};
 use crate::app::error::ServeError;
 use crate::app::settings;
 use crate::catalog::LoginRefreshSender;
@@ -106,7 +106,7 @@ impl ControlRole {
         let ControlParts { groundwork, acceptor, routes, access, applications, requests } = parts;
         let Groundwork { reconciler, sunsets, login_sync, control_settings, logins_interval } = groundwork;
         let catalog = &shared.catalog;
-        let executor = Executor::new(Parts {
+        let executor = Executor::new(ExecutorParts {
             catalog: catalog.clone(),
             routes,
             config: Arc::clone(&shared.config),
