@@ -46,7 +46,7 @@ pub fn can_apply(version_num: u32) -> bool {
 /// restore. The settings apply to the role's sessions: only a superuser could make them act as a replica, and
 /// values are read as they were written, whatever is set for the database; a SET ROLE in the database's
 /// settings does not apply to them.
-pub async fn create(session: &Session, role: &str, rows: Rows) -> Result<(), SystemError> {
+pub async fn create(session: &Session, role: &str, rows: RowAccess) -> Result<(), SystemError> {
     const CREATING: &str = "creating a role that reads or writes rows";
     let standing = own_roles::standing(session, role).await?;
     if standing == Standing::Idle {
@@ -58,7 +58,7 @@ pub async fn create(session: &Session, role: &str, rows: Rows) -> Result<(), Sys
     // the database.
     let version = super::facts::version_num(session).await?;
     let mut settings = Setup::Writing.role_settings_sql(&role, version);
-    if rows == Rows::Read {
+    if rows == RowAccess::Read {
         settings.push_str(&without_event_triggers_sql(&role, version));
     }
     let sql = format!(
@@ -148,16 +148,16 @@ const GRANTS: usize = 200;
 
 /// Whether a role of a move reads or writes rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rows {
+pub enum RowAccess {
     Read,
     Write,
 }
 
-impl Rows {
+impl RowAccess {
     fn rights(self) -> &'static [&'static str] {
         match self {
-            Rows::Read => &["SELECT"],
-            Rows::Write => &["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE"],
+            RowAccess::Read => &["SELECT"],
+            RowAccess::Write => &["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE"],
         }
     }
 }
@@ -170,7 +170,7 @@ impl Rows {
 /// owner could become another by SET ROLE and change its password: there a role that writes gets privileges
 /// of its own. A role that reads becomes a member of `pg_read_all_data` if tables are left otherwise, for
 /// example a superuser's.
-pub async fn lend(session: &Session, role: &str, rows: Rows) -> Result<(), SystemError> {
+pub async fn lend(session: &Session, role: &str, rows: RowAccess) -> Result<(), SystemError> {
     let version = super::facts::version_num(session).await?;
     let owners: Vec<(String, bool)> = session.pairs(LENDING, OWNERS, &[]).await?;
     let others = owners.iter().filter(|(owner, _)| owner != role).count();
@@ -178,7 +178,7 @@ pub async fn lend(session: &Session, role: &str, rows: Rows) -> Result<(), Syste
     let owners =
         owners.into_iter().filter(|(_, is_harmless)| *is_harmless && belongs).map(|(owner, _)| owner);
     let mut owners: Vec<String> = owners.collect();
-    if rows == Rows::Read && session.value(LENDING, OWNED_BY_OTHERS, &[&owners]).await? {
+    if rows == RowAccess::Read && session.value(LENDING, OWNED_BY_OTHERS, &[&owners]).await? {
         // Granting on single tables would update the same catalog rows as clients' statements: their TRUNCATE
         // could fail with XX000.
         owners.push(READS_ALL.to_owned());
@@ -193,7 +193,7 @@ pub async fn lend(session: &Session, role: &str, rows: Rows) -> Result<(), Syste
     for former in now.iter().filter(|name| !owners.contains(name)) {
         session.batch(LENDING, &format!("REVOKE {} FROM {quoted}", quote_ident(former))).await?;
     }
-    let writes = rows == Rows::Write;
+    let writes = rows == RowAccess::Write;
     let lacking: Vec<String> = session.list(LENDING, LACKING, &[&role, &rows.rights(), &writes]).await?;
     for some in lacking.chunks(GRANTS) {
         let grants: Vec<String> = some.iter().map(|what| format!("GRANT {what} TO {quoted}")).collect();

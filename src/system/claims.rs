@@ -11,7 +11,7 @@ const MARK: &str = "freehold claim ";
 
 /// The word and the phase that a system has for a move.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub struct MoveClaim {
     /// A random word, known to the store that wrote it.
     pub word: String,
     /// The phase of the move when it was written.
@@ -19,17 +19,17 @@ pub struct Claim {
 }
 
 /// The claim on a move; `None` if there is none.
-pub async fn read(session: &Session, names: MoveNames) -> Result<Option<Claim>, SystemError> {
+pub async fn read(session: &Session, names: MoveNames) -> Result<Option<MoveClaim>, SystemError> {
     const READING: &str = "reading whose a move is";
     let sql = "SELECT coalesce(shobj_description(oid, 'pg_authid'), '') FROM pg_roles WHERE rolname = $1";
     let Some(row) = session.optional(READING, sql, &[&names.claim_role()]).await? else { return Ok(None) };
     let comment: String = session.column(READING, &row, 0)?;
     let claim = comment.strip_prefix(MARK).and_then(|rest| rest.split_once(' '));
-    Ok(claim.map(|(word, phase)| Claim { word: word.to_owned(), phase: phase.to_owned() }))
+    Ok(claim.map(|(word, phase)| MoveClaim { word: word.to_owned(), phase: phase.to_owned() }))
 }
 
 /// Overwrites the claim. Safe to repeat.
-pub async fn write(session: &Session, names: MoveNames, claim: &Claim) -> Result<(), SystemError> {
+pub async fn write(session: &Session, names: MoveNames, claim: &MoveClaim) -> Result<(), SystemError> {
     const WRITING: &str = "writing whose a move is";
     let name = names.claim_role();
     if !roles::exists(session, WRITING, &name).await? {

@@ -12,7 +12,7 @@ use super::{Session, SystemError};
 
 /// Whether a database of a name belongs to the move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Claim {
+pub enum DatabaseClaim {
     Absent,
     /// It carries the mark of this move, and a superuser owns it: any owner of a database could write the
     /// mark.
@@ -20,15 +20,15 @@ pub enum Claim {
     Foreign,
 }
 
-pub async fn claim(session: &Session, names: MoveNames, dbname: &str) -> Result<Claim, SystemError> {
+pub async fn claim(session: &Session, names: MoveNames, dbname: &str) -> Result<DatabaseClaim, SystemError> {
     const LOOKING: &str = "looking for a database";
     let sql = "SELECT coalesce($2 = ANY (s.setconfig), false) AND o.rolsuper FROM pg_database d JOIN pg_roles o ON o.oid = d.datdba
         LEFT JOIN pg_db_role_setting s ON s.setdatabase = d.oid AND s.setrole = 0 WHERE d.datname = $1";
     let mark = format!("{DATABASE_MARK}={}", names.label());
     let Some(row) = session.optional(LOOKING, sql, &[&dbname, &mark]).await? else {
-        return Ok(Claim::Absent);
+        return Ok(DatabaseClaim::Absent);
     };
-    Ok(if session.column(LOOKING, &row, 0)? { Claim::Ours } else { Claim::Foreign })
+    Ok(if session.column(LOOKING, &row, 0)? { DatabaseClaim::Ours } else { DatabaseClaim::Foreign })
 }
 
 /// Creates an empty database with the encoding and locale of `like`, marked, owned by the session's role,
@@ -41,9 +41,11 @@ pub async fn create(
 ) -> Result<(), SystemError> {
     const CREATING: &str = "creating the database";
     match claim(session, names, dbname).await? {
-        Claim::Ours => return Ok(()),
-        Claim::Foreign => return Err(session.unexpected(CREATING, "a database of this name exists already")),
-        Claim::Absent => {}
+        DatabaseClaim::Ours => return Ok(()),
+        DatabaseClaim::Foreign => {
+            return Err(session.unexpected(CREATING, "a database of this name exists already"));
+        }
+        DatabaseClaim::Absent => {}
     }
     let version = super::facts::version_num(session).await?;
     let (unmarked, name) = (quote_ident(&names.unmarked_database()), quote_ident(dbname));
@@ -82,7 +84,7 @@ pub async fn drop_ours(session: &Session, names: MoveNames, dbname: &str) -> Res
     const DROPPING: &str = "dropping the database";
     let unmarked = quote_ident(&names.unmarked_database());
     session.batch(DROPPING, &format!("DROP DATABASE IF EXISTS {unmarked} WITH (FORCE)")).await?;
-    if claim(session, names, dbname).await? != Claim::Ours {
+    if claim(session, names, dbname).await? != DatabaseClaim::Ours {
         return Ok(false);
     }
     session.batch(DROPPING, &format!("DROP DATABASE {} WITH (FORCE)", quote_ident(dbname))).await?;
@@ -151,22 +153,22 @@ pub async fn unmark(session: &Session, dbname: &str) -> Result<(), SystemError> 
 }
 
 /// A setting of a database, for a role in it or (`None`) for all roles, as `name=value`.
-pub type Setting = (Option<String>, String);
+pub type DatabaseSetting = (Option<String>, String);
 
 /// The settings of a database, without the mark of a move.
-pub async fn settings(session: &Session, dbname: &str) -> Result<Vec<Setting>, SystemError> {
+pub async fn settings(session: &Session, dbname: &str) -> Result<Vec<DatabaseSetting>, SystemError> {
     let mut settings = super::roles::database_settings(session, dbname).await?;
     settings.retain(|(_, stored)| !stored.starts_with(DATABASE_MARK));
     Ok(settings)
 }
 
 /// The statement that sets it, with its semicolon.
-pub fn set_sql(dbname: &str, (role, stored): &Setting) -> String {
+pub fn set_sql(dbname: &str, (role, stored): &DatabaseSetting) -> String {
     format!("{} {};", altered(dbname, role.as_deref()), set_clause(stored))
 }
 
 /// The statement that resets it, with its semicolon.
-pub fn reset_sql(dbname: &str, (role, stored): &Setting) -> String {
+pub fn reset_sql(dbname: &str, (role, stored): &DatabaseSetting) -> String {
     format!("{} {};", altered(dbname, role.as_deref()), reset_clause(stored))
 }
 
@@ -182,7 +184,7 @@ fn altered(dbname: &str, role: Option<&str>) -> String {
 pub async fn reset_settings(
     session: &Session,
     dbname: &str,
-    settings: &[Setting],
+    settings: &[DatabaseSetting],
 ) -> Result<(), SystemError> {
     for setting in settings {
         session.batch("taking away the settings of a database", &reset_sql(dbname, setting)).await?;
@@ -194,7 +196,7 @@ pub async fn reset_settings(
 pub async fn apply_settings(
     session: &Session,
     dbname: &str,
-    settings: &[Setting],
+    settings: &[DatabaseSetting],
     comment: Option<&str>,
 ) -> Result<(), SystemError> {
     const SETTING: &str = "copying the settings of a database";

@@ -137,7 +137,7 @@ pub struct Span {
 
 /// Rows to compare: a table, and its key if it has one.
 #[derive(Debug, Clone)]
-pub struct Rows<'a> {
+pub struct TableRows<'a> {
     pub table: &'a TableName,
     pub key: Option<&'a Key>,
 }
@@ -151,7 +151,7 @@ pub struct Seen {
     pub version: String,
 }
 
-impl Rows<'_> {
+impl TableRows<'_> {
     /// The next rows from a bound on, at most so many: their digest, and the bound where they end; `None` at
     /// the end of the table. A table without a key is one range.
     pub async fn next(
@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn a_range_has_its_upper_border_in_it_and_the_lower_one_not() {
         let (table, key) = (TableName::new("public", "t"), key());
-        let rows = Rows { table: &table, key: Some(&key) };
+        let rows = TableRows { table: &table, key: Some(&key) };
         let value = |a: &str| Some(vec![a.to_owned(), "o'x".to_owned()]);
         let condition = rows.condition(&Span { after: value("1"), upto: value("2") });
         let expected = " WHERE (x.\"a\", x.\"B\") > ('1'::integer, 'o''x'::bpchar) \

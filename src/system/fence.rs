@@ -20,7 +20,7 @@ use super::{Session, SystemError};
 
 /// The privileges on a database and its connection limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Access {
+pub struct DatabaseAccess {
     pub owner: String,
     pub connection_limit: i32,
     /// `pg_database.datacl` as text; `None` for NULL (the default: PUBLIC may connect).
@@ -29,7 +29,7 @@ pub struct Access {
     pub grants: Vec<Grant>,
 }
 
-impl Access {
+impl DatabaseAccess {
     pub fn saved(&self) -> SavedFence {
         SavedFence { connection_limit: self.connection_limit, acl: self.acl.clone() }
     }
@@ -51,13 +51,13 @@ pub struct Grant {
     pub grantable: bool,
 }
 
-pub async fn read(session: &Session, dbname: &str) -> Result<Access, SystemError> {
+pub async fn read(session: &Session, dbname: &str) -> Result<DatabaseAccess, SystemError> {
     const READING: &str = "reading who may connect";
     let sql = "SELECT pg_get_userbyid(datdba)::text, datconnlimit, datacl::text FROM pg_database WHERE datname = $1";
     let row = session.optional(READING, sql, &[&dbname]).await?;
     let row = row.ok_or_else(|| session.unexpected(READING, "there is no such database"))?;
     let acl: Option<String> = session.column(READING, &row, 2)?;
-    Ok(Access {
+    Ok(DatabaseAccess {
         owner: session.column(READING, &row, 0)?,
         connection_limit: session.column(READING, &row, 1)?,
         grants: explode(session, dbname, acl.as_deref()).await?,
@@ -66,9 +66,13 @@ pub async fn read(session: &Session, dbname: &str) -> Result<Access, SystemError
 }
 
 /// The access that a saved fence describes, for a database that is shut now.
-pub async fn as_saved(session: &Session, dbname: &str, saved: &SavedFence) -> Result<Access, SystemError> {
+pub async fn as_saved(
+    session: &Session,
+    dbname: &str,
+    saved: &SavedFence,
+) -> Result<DatabaseAccess, SystemError> {
     let now = read(session, dbname).await?;
-    Ok(Access {
+    Ok(DatabaseAccess {
         connection_limit: saved.connection_limit,
         grants: explode(session, dbname, saved.acl.as_deref()).await?,
         acl: saved.acl.clone(),
@@ -115,7 +119,7 @@ async fn explode(session: &Session, dbname: &str, acl: Option<&str>) -> Result<V
 /// Revokes the right to connect from all roles, in one transaction. Existing sessions go on; superusers can
 /// still connect. Returns the access before, for [`restore`]; for a database that is shut already, the
 /// current one.
-pub async fn shut(session: &Session, dbname: &str) -> Result<Access, SystemError> {
+pub async fn shut(session: &Session, dbname: &str) -> Result<DatabaseAccess, SystemError> {
     let before = read(session, dbname).await?;
     let database = quote_ident(dbname);
     let mut sql = format!("BEGIN; ALTER DATABASE {database} CONNECTION LIMIT 0;");
@@ -172,7 +176,7 @@ pub async fn restore(session: &Session, dbname: &str, saved: &SavedFence) -> Res
 
 /// The privileges of a database for another owner on another system. The owner here does not own it there, so
 /// its owner's privileges become explicit grants. `knows` returns whether a role exists there.
-pub fn translated(access: &Access, new_owner: &str, knows: impl Fn(&str) -> bool) -> SavedFence {
+pub fn translated(access: &DatabaseAccess, new_owner: &str, knows: impl Fn(&str) -> bool) -> SavedFence {
     let unchanged = access.acl.is_none() && access.owner == new_owner;
     if unchanged {
         return SavedFence { connection_limit: access.connection_limit, acl: None };
@@ -388,7 +392,7 @@ mod tests {
 
     #[test]
     fn a_former_owner_keeps_by_name_what_it_had_as_owner() {
-        let access = Access {
+        let access = DatabaseAccess {
             owner: "app".into(),
             connection_limit: 7,
             acl: Some("{app=CTc/app,\"re\"\"ader\"=c/app,gone=c/app}".into()),

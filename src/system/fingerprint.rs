@@ -19,7 +19,7 @@ const MAINTAIN: u32 = 170_000;
 
 /// Every object by its kind and name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fingerprint {
+pub struct SchemaFingerprint {
     objects: BTreeMap<(String, String), Definition>,
 }
 
@@ -47,14 +47,14 @@ impl Servers {
     }
 }
 
-impl Fingerprint {
+impl SchemaFingerprint {
     /// Reads the session's database. `platform`: the role of the platform, which owns the database on the
     /// target.
     pub async fn read(
         session: &Session,
         platform: &str,
         servers: Servers,
-    ) -> Result<Fingerprint, SystemError> {
+    ) -> Result<SchemaFingerprint, SystemError> {
         const READING: &str = "reading the schema for a comparison";
         let mut objects = BTreeMap::new();
         for row in &session.rows(READING, STATEMENT, &[&platform, &servers.know_maintain()]).await? {
@@ -62,7 +62,7 @@ impl Fingerprint {
             let (text, query) = (session.column(READING, row, 2)?, session.column(READING, row, 3)?);
             objects.insert(name, Definition { text, query });
         }
-        Ok(Fingerprint { objects })
+        Ok(SchemaFingerprint { objects })
     }
 
     /// Number of objects.
@@ -75,7 +75,7 @@ impl Fingerprint {
     }
 
     /// Objects that the target lacks, has in addition, or has differently; a line for each.
-    pub fn differences(&self, target: &Fingerprint, servers: Servers) -> Vec<String> {
+    pub fn differences(&self, target: &SchemaFingerprint, servers: Servers) -> Vec<String> {
         let mut found = Vec::new();
         for ((kind, name), here) in &self.objects {
             match target.objects.get(&(kind.clone(), name.clone())) {
@@ -162,12 +162,12 @@ mod tests {
 
     const MAJORS: Servers = Servers { source_version_num: 150_018, target_version_num: 180_004 };
 
-    fn of(objects: &[(&str, &str, &str)]) -> Fingerprint {
+    fn of(objects: &[(&str, &str, &str)]) -> SchemaFingerprint {
         let one = |&(name, text, query): &(&str, &str, &str)| {
             let definition = Definition { text: text.to_owned(), query: query.to_owned() };
             (("view".to_owned(), name.to_owned()), definition)
         };
-        Fingerprint { objects: objects.iter().map(one).collect() }
+        SchemaFingerprint { objects: objects.iter().map(one).collect() }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{Session, SystemError};
 
 /// A role to log in, and the roles that it is a member of, including itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Login {
+pub struct LoginRole {
     pub role: String,
     pub groups: Vec<String>,
 }
@@ -24,7 +24,7 @@ pub struct Path {
 
 /// The first matching rule for a role.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct HbaMatch {
     pub role: String,
     /// The line in the file, and the method; `None` if no rule matches.
     pub rule: Option<(i32, String)>,
@@ -42,15 +42,15 @@ pub async fn path_of(session: &Session) -> Result<Path, SystemError> {
 }
 
 /// The roles that each of these is a member of, directly or indirectly.
-pub async fn logins(session: &Session, roles: &[String]) -> Result<Vec<Login>, SystemError> {
+pub async fn logins(session: &Session, roles: &[String]) -> Result<Vec<LoginRole>, SystemError> {
     const READING: &str = "reading memberships";
     let sql = "WITH RECURSIVE above (role, oid) AS (
             SELECT rolname::text, oid FROM pg_roles WHERE rolname::text = ANY ($1) AND rolcanlogin
             UNION SELECT a.role, m.roleid FROM above a JOIN pg_auth_members m ON m.member = a.oid)
         SELECT role, array_agg(pg_get_userbyid(oid)::text) FROM above GROUP BY role ORDER BY role";
     let rows = session.rows(READING, sql, &[&roles]).await?;
-    let login = |row| -> Result<Login, SystemError> {
-        Ok(Login { role: session.column(READING, row, 0)?, groups: session.column(READING, row, 1)? })
+    let login = |row| -> Result<LoginRole, SystemError> {
+        Ok(LoginRole { role: session.column(READING, row, 0)?, groups: session.column(READING, row, 1)? })
     };
     rows.iter().map(login).collect()
 }
@@ -86,8 +86,8 @@ pub async fn verdicts(
     session: &Session,
     dbname: &str,
     path: &Path,
-    logins: &[Login],
-) -> Result<Vec<Verdict>, SystemError> {
+    logins: &[LoginRole],
+) -> Result<Vec<HbaMatch>, SystemError> {
     const READING: &str = "reading pg_hba.conf";
     let roles: Vec<&str> = logins.iter().map(|login| login.role.as_str()).collect();
     let groups: Vec<String> =
@@ -98,7 +98,7 @@ pub async fn verdicts(
     for row in &rows {
         let line: Option<i32> = session.column(READING, row, 1)?;
         let method: Option<String> = session.column(READING, row, 2)?;
-        verdicts.push(Verdict {
+        verdicts.push(HbaMatch {
             role: session.column(READING, row, 0)?,
             rule: line.zip(method),
             unknown: session.column(READING, row, 3)?,

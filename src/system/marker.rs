@@ -155,17 +155,17 @@ pub async fn forget(session: &Session, id: MoveId, kind: &str) -> Result<(), Sys
 
 /// A prepared query for one marker: in the pause, a look is one round trip.
 #[derive(Debug)]
-pub struct Watch<'a> {
+pub struct MarkerWatch<'a> {
     session: &'a Session,
     statement: tokio_postgres::Statement,
 }
 
-impl<'a> Watch<'a> {
-    pub async fn prepare(session: &'a Session) -> Result<Watch<'a>, SystemError> {
+impl<'a> MarkerWatch<'a> {
+    pub async fn prepare(session: &'a Session) -> Result<MarkerWatch<'a>, SystemError> {
         let sql = "SELECT EXISTS (SELECT FROM freehold.marker WHERE move = $1 AND kind = $2 AND token = $3)";
         let prepared = session.client().prepare(sql).await;
         let statement = prepared.map_err(|error| session.failed("preparing the look for a marker", error))?;
-        Ok(Watch { session, statement })
+        Ok(MarkerWatch { session, statement })
     }
 
     /// Polls without a pause until the marker has arrived. [`SystemError::Timeout`] at the deadline.
@@ -205,7 +205,7 @@ pub async fn wait_until_seen(
     token: &str,
     deadline: Instant,
 ) -> Result<(), SystemError> {
-    Watch::prepare(session).await?.until_seen(id, kind, token, deadline).await
+    MarkerWatch::prepare(session).await?.until_seen(id, kind, token, deadline).await
 }
 
 pub(super) fn number(id: MoveId) -> i64 {

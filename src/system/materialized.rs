@@ -52,7 +52,7 @@ pub struct Query {
 
 /// The owner and settings with which a query runs, and its time limit.
 #[derive(Debug, Clone, Copy)]
-pub struct Terms<'a> {
+pub struct QueryOptions<'a> {
     pub owner: &'a str,
     /// Statements that apply the owner's settings.
     pub settings: &'a str,
@@ -122,7 +122,7 @@ pub async fn pages(session: &Session, view: &TableName) -> Result<i64, SystemErr
 pub async fn stored<F: Future<Output = ()>>(
     session: &Session,
     (view, pages): (&TableName, i64),
-    terms: Terms<'_>,
+    terms: QueryOptions<'_>,
     rest: impl Fn(Duration) -> F,
 ) -> Result<(Digest, u64), SystemError> {
     let (mut first, mut ranges, mut rows, mut sum) = (0, 0, 0, 0);
@@ -145,14 +145,18 @@ pub async fn stored<F: Future<Output = ()>>(
 }
 
 /// Digest of what a query returns now.
-pub async fn computed(session: &Session, query: &Query, terms: Terms<'_>) -> Result<Digest, SystemError> {
+pub async fn computed(
+    session: &Session,
+    query: &Query,
+    terms: QueryOptions<'_>,
+) -> Result<Digest, SystemError> {
     digest(session, &format!("({})", query.text.trim_end().trim_end_matches(';')), terms).await
 }
 
 const READING: &str = "computing the digest of a materialized view";
 
 /// `of`: the text between FROM and AS, with all names qualified.
-async fn digest(session: &Session, of: &str, terms: Terms<'_>) -> Result<Digest, SystemError> {
+async fn digest(session: &Session, of: &str, terms: QueryOptions<'_>) -> Result<Digest, SystemError> {
     let read = async {
         session.batch(READING, &make(session.pid(), of, terms)).await?;
         let sql = format!("SELECT d.n, d.sum FROM {} AS d", name(session.pid()));
@@ -176,7 +180,7 @@ fn parsing() -> impl Iterator<Item = (&'static str, &'static str)> {
     [("search_path", "pg_catalog"), ("transform_null_equals", "off")].into_iter().chain(OUTPUT).chain(INPUT)
 }
 
-fn make(pid: i32, of: &str, Terms { owner, settings, longest }: Terms<'_>) -> String {
+fn make(pid: i32, of: &str, QueryOptions { owner, settings, longest }: QueryOptions<'_>) -> String {
     let set: String =
         parsing().map(|(name, value)| format!("SET LOCAL {name} TO {};", quote_literal(value))).collect();
     let reset: String = parsing().map(|(name, _)| format!("RESET {name};")).collect();

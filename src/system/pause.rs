@@ -169,7 +169,7 @@ impl<'a> OldSide<'a> {
 pub struct NewSide<'a> {
     session: &'a Session,
     id: MoveId,
-    watch: marker::Watch<'a>,
+    watch: marker::MarkerWatch<'a>,
 }
 
 impl<'a> NewSide<'a> {
@@ -178,7 +178,7 @@ impl<'a> NewSide<'a> {
         session.batch(PREPARING, "SET synchronous_commit = on; SET jit = off").await?;
         // Warms up what the commit of the pause needs. Nothing reads this row.
         marker::write(session, id, "rehearsal", "").await?;
-        Ok(NewSide { session, id, watch: marker::Watch::prepare(session).await? })
+        Ok(NewSide { session, id, watch: marker::MarkerWatch::prepare(session).await? })
     }
 
     /// Waits for a marker.

@@ -36,7 +36,7 @@ impl std::fmt::Display for TableName {
 
 /// How replication identifies the row of an UPDATE or DELETE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Identity {
+pub enum ReplicaIdentity {
     /// Primary key, a chosen unique index, or the full row.
     Usable,
     /// Nothing: once the table is published, its UPDATEs and DELETEs fail.
@@ -62,7 +62,7 @@ pub struct Table {
     pub pages: u64,
     /// `pg_class.reltuples`; an estimate, 0 if unknown.
     pub rows_estimate: u64,
-    pub identity: Identity,
+    pub identity: ReplicaIdentity,
     pub writes: Writes,
     pub unlogged: bool,
     /// An extension's configuration table: `CREATE EXTENSION` creates it with its rows and foreign keys.
@@ -112,7 +112,7 @@ pub async fn list(session: &Session) -> Result<Vec<Table>, SystemError> {
             data_bytes: bytes(session.column(LISTING, row, 4)?),
             pages: heap_bytes / bytes(session.column(LISTING, row, 10)?).max(1),
             rows_estimate: bytes(session.column(LISTING, row, 5)?),
-            identity: if usable { Identity::Usable } else { Identity::Missing },
+            identity: if usable { ReplicaIdentity::Usable } else { ReplicaIdentity::Missing },
             writes: Writes { changes: session.column(LISTING, row, 8)? },
             unlogged: session.column(LISTING, row, 6)?,
             of_extension: session.column(LISTING, row, 11)?,

@@ -46,7 +46,7 @@ pub struct Numbers {
 
 /// Result for the types.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Outcome {
+pub struct TypeOidComparison {
     /// Number of types with the same OID as in the other database.
     pub kept: u64,
     /// Names of the types with another one.
@@ -125,7 +125,7 @@ async fn keep_labels(
 }
 
 /// Removes the trigger, and compares. Safe to repeat.
-pub async fn finish(session: &Session) -> Result<Outcome, SystemError> {
+pub async fn finish(session: &Session) -> Result<TypeOidComparison, SystemError> {
     let outcome = outcome(session).await?;
     check(session).await?;
     session.batch("removing what keeps the numbers of types", REMOVE).await?;
@@ -133,10 +133,10 @@ pub async fn finish(session: &Session) -> Result<Outcome, SystemError> {
 }
 
 /// Result for the types so far.
-pub async fn outcome(session: &Session) -> Result<Outcome, SystemError> {
+pub async fn outcome(session: &Session) -> Result<TypeOidComparison, SystemError> {
     let sql = "SELECT format('%I.%I', w.schema, w.name), t.oid = w.oid FROM freehold.type_oid w
         JOIN pg_namespace n ON n.nspname = w.schema JOIN pg_type t ON t.typnamespace = n.oid AND t.typname = w.name ORDER BY 1";
-    let mut outcome = Outcome::default();
+    let mut outcome = TypeOidComparison::default();
     for row in &session.rows(READING, sql, &[]).await? {
         match session.column::<bool>(READING, row, 1)? {
             true => outcome.kept += 1,

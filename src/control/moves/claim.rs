@@ -21,7 +21,7 @@ use crate::catalog::store::StoreError;
 use crate::error::{Blame, SqlState};
 use crate::model::{MoveFacts, MovePhase, MoveRecord, MoveStep, StepEvent};
 use crate::system::SystemError;
-use crate::system::claims::{self, Claim};
+use crate::system::claims::{self, MoveClaim};
 
 use crate::control::moves::context::StepContext;
 use crate::control::moves::endpoint::{Endpoint, Endpoints};
@@ -57,7 +57,7 @@ pub(in crate::control) async fn hold(ctx: &mut StepContext) -> Result<Held, Step
     }
     let ends = ctx.ends();
     let (source, target) = tokio::join!(read(&ends.source), read(&ends.target));
-    let answers: Vec<Option<Claim>> = [source, target].into_iter().filter_map(Result::ok).collect();
+    let answers: Vec<Option<MoveClaim>> = [source, target].into_iter().filter_map(Result::ok).collect();
     if answers.is_empty() {
         return Ok(Held::Unknown);
     }
@@ -73,12 +73,12 @@ pub(in crate::control) async fn hold(ctx: &mut StepContext) -> Result<Held, Step
     Ok(Held::Ours)
 }
 
-async fn read(end: &Endpoint) -> Result<Option<Claim>, SystemError> {
+async fn read(end: &Endpoint) -> Result<Option<MoveClaim>, SystemError> {
     claims::read(&end.admin_session().await?, end.names).await
 }
 
 /// Why the claims are not this store's; `None` if they are.
-fn strange(ctx: &StepContext, answers: &[Option<Claim>]) -> Option<String> {
+fn strange(ctx: &StepContext, answers: &[Option<MoveClaim>]) -> Option<String> {
     let known = &ctx.facts().claims;
     let phase = ctx.record().phase;
     if let Some(other) = answers.iter().flatten().find(|claim| !known.contains(&claim.word)) {
@@ -94,7 +94,7 @@ fn strange(ctx: &StepContext, answers: &[Option<Claim>]) -> Option<String> {
 
 async fn renew(ctx: &mut StepContext, ends: &Endpoints) -> Result<(), StepError> {
     let word = format!("{:016x}", rand::random::<u64>());
-    let claim = Claim { word: word.clone(), phase: ctx.record().phase.as_str().to_owned() };
+    let claim = MoveClaim { word: word.clone(), phase: ctx.record().phase.as_str().to_owned() };
     ctx.remember(|facts| remember(facts, &word)).await?;
     let write = async |end: &Endpoint| claims::write(&end.admin_session().await?, end.names, &claim).await;
     let (source, target) = tokio::join!(write(&ends.source), write(&ends.target));
@@ -131,7 +131,7 @@ pub async fn adopt(
     let (source, target) = tokio::join!(read(&ends.source), read(&ends.target));
     let doing = || StepError::doing("reading whose the move is");
     let (source, target) = (source.map_err(doing())?, target.map_err(doing())?);
-    let found: Vec<Claim> = [source, target].into_iter().flatten().collect();
+    let found: Vec<MoveClaim> = [source, target].into_iter().flatten().collect();
     let phase = record.phase.as_str();
     match found.iter().find(|claim| claim.phase != phase) {
         Some(claim) => return Err(too_old(record, &claim.phase)),

@@ -16,17 +16,17 @@
 pub enum Decision {
     /// The value of the server that is left becomes a setting of the database on the other one, unless both
     /// have the same or the database has its own.
-    Carried(Part),
+    Carried(SettingEffect),
     /// It cannot or should not be a setting of one database. The preflight reports a difference that affects
     /// clients.
-    Named(Rule),
+    Named(DifferenceRule),
     /// Each server keeps its own value.
     Ignored(Reason),
 }
 
 /// What a setting affects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum SettingEffect {
     /// How a value is read, written, computed, compared or shown.
     Value,
     /// What a session may do, for how long, and which messages it gets.
@@ -35,7 +35,7 @@ pub enum Part {
 
 /// Which difference is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rule {
+pub enum DifferenceRule {
     /// A list of libraries: one that the source loads and the target does not.
     Libraries,
     /// A limit that is lower on the target. -1 is none.
@@ -65,9 +65,9 @@ pub enum Reason {
 }
 
 use Decision::{Carried, Ignored, Named};
-use Part::{Conduct, Value};
+use DifferenceRule::{AtLeast, Libraries, StaysOn};
 use Reason::{Developer, Logging, Maintenance, Planner, Resources, Session, Storage};
-use Rule::{AtLeast, Libraries, StaysOn};
+use SettingEffect::{Conduct, Value};
 
 const TABLE: &[(Decision, &[&str])] = &[
     (

@@ -15,7 +15,7 @@ pub mod decisions;
 
 use std::collections::BTreeMap;
 
-pub use decisions::{Decision, Part, Reason, Rule, decision};
+pub use decisions::{Decision, DifferenceRule, Reason, SettingEffect, decision};
 
 use super::{Session, SystemError};
 

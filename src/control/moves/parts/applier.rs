@@ -3,7 +3,7 @@
 //! Before and after, the target accepts no connections. During the copy it accepts them, but only this role
 //! has the CONNECT privilege; its password is stored nowhere.
 
-use crate::system::applier::Rows;
+use crate::system::applier::RowAccess;
 use crate::system::{MoveNames, Session, SystemError, applier, databases, fence, guard};
 
 use crate::control::moves::endpoint::Endpoints;
@@ -14,7 +14,7 @@ use crate::control::moves::parts::own_login::{OwnLogin, unreachable};
 pub(in crate::control) async fn admit(ends: &Endpoints, target: &Session) -> Result<OwnLogin, SystemError> {
     fence::shut(target, &ends.target.dbname).await?;
     guard::restrain(target, &ends.names().applier_role()).await?;
-    let login = OwnLogin::create(target, &ends.names().applier_role(), Rows::Write).await?;
+    let login = OwnLogin::create(target, &ends.names().applier_role(), RowAccess::Write).await?;
     databases::limit_connections(target, &ends.target.dbname, None).await?;
     Ok(login)
 }
@@ -32,7 +32,7 @@ pub(in crate::control) async fn probe(ends: &Endpoints, target: &Session) -> Res
     let applier = admit(ends, target).await.map_err(doing())?;
     let tried = ends.target.writing_session(&applier).await;
     dismiss(ends, target).await.map_err(doing())?;
-    tried.map(drop).map_err(|error| unreachable(&ends.target, Rows::Write, &error))
+    tried.map(drop).map_err(|error| unreachable(&ends.target, RowAccess::Write, &error))
 }
 
 /// Makes the role the owner of a subscription in the session's database. If the server's workers could not
@@ -46,8 +46,8 @@ pub(in crate::control) async fn take_over(
         return Ok(());
     }
     let role = names.applier_role();
-    applier::create(subscriber, &role, Rows::Write).await?;
-    applier::lend(subscriber, &role, Rows::Write).await?;
+    applier::create(subscriber, &role, RowAccess::Write).await?;
+    applier::lend(subscriber, &role, RowAccess::Write).await?;
     applier::take_over(subscriber, subscription, &role).await
 }
 

@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{MoveId, Verdict};
-use crate::system::digests::{self, Digest, Key, KeyValue, Rows, Seen, Span};
+use crate::system::digests::{self, Digest, Key, KeyValue, Seen, Span, TableRows};
 use crate::system::{Session, SystemError, TableName, marker};
 
 use crate::control::moves::error::StepError;
@@ -140,7 +140,7 @@ impl<'a> Worker<'a> {
         for table in group {
             self.shared.board.begin(table.line);
             tallies.insert(table.line, Tally::default());
-            let rows = Rows { table: &table.name, key: table.key.as_ref() };
+            let rows = TableRows { table: &table.name, key: table.key.as_ref() };
             let mut after: Option<KeyValue> = None;
             loop {
                 self.check()?;
@@ -193,7 +193,7 @@ impl<'a> Worker<'a> {
         self.position.reach().await?;
         for range in batch.drain(..) {
             let Some(tally) = tallies.get_mut(&range.table.line) else { continue };
-            let rows = Rows { table: &range.table.name, key: range.table.key.as_ref() };
+            let rows = TableRows { table: &range.table.name, key: range.table.key.as_ref() };
             let there = rows.of(&self.subscriber, &range.span).await;
             let there = there.map_err(|error| reading_failed(&range.table.name, error))?;
             tally.rows += range.digest.rows;
@@ -209,7 +209,7 @@ impl<'a> Worker<'a> {
     /// Finds out which rows of a range differ, and whether they keep differing.
     async fn row_by_row(
         &mut self,
-        rows: &Rows<'_>,
+        rows: &TableRows<'_>,
         range: &Range<'_>,
         tally: &mut Tally,
     ) -> Result<(), StepError> {
@@ -231,7 +231,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Reads rows again. The rows left over are written all the time.
-    async fn until_they_agree(&mut self, rows: &Rows<'_>, open: &mut Open) -> Result<(), StepError> {
+    async fn until_they_agree(&mut self, rows: &TableRows<'_>, open: &mut Open) -> Result<(), StepError> {
         let failed = |error| reading_failed(rows.table, error);
         let (began, mut wait) = (Instant::now(), LOOK_AGAIN.0);
         while !open.rows.is_empty() && open.differing.len() < NAMED_MAX {

@@ -349,7 +349,7 @@ impl Shared {
 mod tests {
     use super::*;
     use crate::system::TableName;
-    use crate::system::tables::{Identity, Writes};
+    use crate::system::tables::{ReplicaIdentity, Writes};
 
     fn table(pages: u64) -> Table {
         Table {
@@ -359,7 +359,7 @@ mod tests {
             data_bytes: pages * 8192,
             pages,
             rows_estimate: 0,
-            identity: Identity::Usable,
+            identity: ReplicaIdentity::Usable,
             writes: Writes::default(),
             unlogged: false,
             of_extension: false,

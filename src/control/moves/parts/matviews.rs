@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::model::MoveId;
 use crate::system::digests::Digest;
-use crate::system::materialized::{self, Query, Terms, View};
+use crate::system::materialized::{self, Query, QueryOptions, View};
 use crate::system::roles::{self, set_clause};
 use crate::system::{Session, SystemError, TableName, marker};
 
@@ -179,7 +179,7 @@ impl Filler {
         throttle: Option<&Throttle>,
     ) -> Result<(Digest, u64), SystemError> {
         let settings = self.act_for(&view.owner).await?;
-        let terms = Terms { owner: &view.owner, settings: &settings, longest: DIGEST_MAX };
+        let terms = QueryOptions { owner: &view.owner, settings: &settings, longest: DIGEST_MAX };
         let pages = materialized::pages(&self.platform, &view.name).await?;
         materialized::stored(&self.session, (&view.name, pages), terms, |worked| rest(throttle, worked)).await
     }
@@ -192,7 +192,7 @@ impl Filler {
         throttle: &Throttle,
     ) -> Result<Digest, SystemError> {
         let settings = self.act_for(&view.owner).await?;
-        let terms = Terms { owner: &view.owner, settings: &settings, longest: DIGEST_MAX };
+        let terms = QueryOptions { owner: &view.owner, settings: &settings, longest: DIGEST_MAX };
         let began = Instant::now();
         let digest = materialized::computed(&self.session, query, terms).await?;
         rest(Some(throttle), began.elapsed()).await;

@@ -15,10 +15,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::system::databases::{self, Setting};
+use crate::system::databases::{self, DatabaseSetting};
 use crate::system::roles::{self, Role};
 use crate::system::session::INPUT;
-use crate::system::settings::{self, Decision, Part, ServerSettings, decision, stored, value_in};
+use crate::system::settings::{self, Decision, ServerSettings, SettingEffect, decision, stored, value_in};
 use crate::system::{Session, SystemError};
 
 use crate::control::moves::context::StepContext;
@@ -31,7 +31,7 @@ use crate::control::moves::error::StepError;
 pub(in crate::control) struct Side {
     pub(in crate::control) server: ServerSettings,
     /// Settings of the database: for all roles, and for roles in it.
-    pub(in crate::control) database: Vec<Setting>,
+    pub(in crate::control) database: Vec<DatabaseSetting>,
     /// The roles that the database needs, as far as they exist.
     pub(in crate::control) roles: Vec<Role>,
     /// Encoding of the database, the same on both sides.
@@ -91,7 +91,7 @@ pub(in crate::control) async fn encoding_of(session: &Session, dbname: &str) -> 
 
 /// The settings that the database needs on one side to mean the same as on the other. `ours`: the settings
 /// that the move had made on the side that is left.
-pub(in crate::control) fn carried(from: &Side, ours: &[Setting], to: &Side) -> Vec<Setting> {
+pub(in crate::control) fn carried(from: &Side, ours: &[DatabaseSetting], to: &Side) -> Vec<DatabaseSetting> {
     let is_own = |role: Option<&str>, name: &str| {
         let set = from.database.iter().filter(|setting| !ours.contains(setting));
         value_in(set.filter(|(whose, _)| whose.as_deref() == role).map(|(_, stored)| stored), name).is_some()
@@ -154,19 +154,25 @@ pub(in crate::control) async fn bring(
     let carried = carried(&from, &ours, &to);
     remember(ctx, &to_end, &carried).await?;
     let own = from.database.into_iter().filter(|setting| !ours.contains(setting));
-    let mut wanted: Vec<Setting> = own.chain(carried).collect();
+    let mut wanted: Vec<DatabaseSetting> = own.chain(carried).collect();
     // A role that was dropped on the other side has no settings there.
     let of_roles: Vec<String> = wanted.iter().filter_map(|(role, _)| role.clone()).collect();
     let known = crate::system::roles::read(to_session, &of_roles).await.map_err(doing())?;
     wanted.retain(|(role, _)| role.as_ref().is_none_or(|role| known.iter().any(|known| known.name == *role)));
-    let gone: Vec<Setting> = to.database.iter().filter(|now| !wanted.contains(now)).cloned().collect();
+    let gone: Vec<DatabaseSetting> =
+        to.database.iter().filter(|now| !wanted.contains(now)).cloned().collect();
     databases::reset_settings(to_session, &to_end.dbname, &gone).await.map_err(doing())?;
-    let new: Vec<Setting> = wanted.into_iter().filter(|wanted| !to.database.contains(wanted)).collect();
+    let new: Vec<DatabaseSetting> =
+        wanted.into_iter().filter(|wanted| !to.database.contains(wanted)).collect();
     databases::apply_settings(to_session, &to_end.dbname, &new, None).await.map_err(doing())
 }
 
 /// Recorded before anything is set: settings found after a crash are then known to be the move's.
-async fn remember(ctx: &mut StepContext, end: &Endpoint, carried: &[Setting]) -> Result<(), StepError> {
+async fn remember(
+    ctx: &mut StepContext,
+    end: &Endpoint,
+    carried: &[DatabaseSetting],
+) -> Result<(), StepError> {
     let system = end.system.name.clone();
     if ctx.facts().carried_settings.get(&system).map_or(&[][..], Vec::as_slice) == carried {
         return Ok(());
@@ -190,7 +196,7 @@ pub(in crate::control) fn misread(side: &Side) -> Vec<(&'static str, &str)> {
 
 /// The settings that decide what a query of a role computes in a database: `name=value`.
 pub(in crate::control) fn values_for(side: &Side, role: &str) -> Vec<String> {
-    let decides = |name: &str| decision(name) == Some(Decision::Carried(Part::Value));
+    let decides = |name: &str| decision(name) == Some(Decision::Carried(SettingEffect::Value));
     // A setting with a dot may be a library's, which would take it as set by a superuser.
     let listed = side.server.iter().filter(|setting| decides(&setting.name) && !setting.name.contains('.'));
     // The session keeps its own, so that Freehold can read the answers.
@@ -219,7 +225,7 @@ mod tests {
         }
     }
 
-    fn everybody(stored: &str) -> Setting {
+    fn everybody(stored: &str) -> DatabaseSetting {
         (None, stored.to_owned())
     }
 

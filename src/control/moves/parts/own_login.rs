@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::backend::ServerConnection;
 use crate::error::{Blame, Explain};
 use crate::model::RoleName;
-use crate::system::applier::{self, Rows};
+use crate::system::applier::{self, RowAccess};
 use crate::system::pipe::RawSession;
 use crate::system::{Session, SystemError, own_roles};
 
@@ -62,7 +62,7 @@ impl OwnLogin {
     pub(in crate::control) async fn create(
         session: &Session,
         name: &str,
-        rows: Rows,
+        rows: RowAccess,
     ) -> Result<OwnLogin, SystemError> {
         let role = RoleName::parse(name)
             .map_err(|error| session.unexpected("naming a role of the move's own", error.to_string()))?;
@@ -103,11 +103,11 @@ impl OwnLogin {
 }
 
 /// The role could not log in, in most cases because `pg_hba.conf` refuses it.
-pub(in crate::control) fn unreachable(end: &Endpoint, rows: Rows, error: &SystemError) -> StepError {
+pub(in crate::control) fn unreachable(end: &Endpoint, rows: RowAccess, error: &SystemError) -> StepError {
     let name = &end.system.name;
     let (does, done) = match rows {
-        Rows::Read => ("reads", "read"),
-        Rows::Write => ("writes", "written"),
+        RowAccess::Read => ("reads", "read"),
+        RowAccess::Write => ("writes", "written"),
     };
     StepError::Forbidden {
         sqlstate: error.sqlstate(),

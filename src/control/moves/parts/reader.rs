@@ -3,7 +3,7 @@
 //! A shut database stays shut for all other roles: it accepts connections during that time, but only this
 //! role has the CONNECT privilege; its password is stored nowhere.
 
-use crate::system::applier::{self, Rows};
+use crate::system::applier::{self, RowAccess};
 use crate::system::{Session, SystemError, databases, fence};
 
 use crate::control::moves::endpoint::Endpoint;
@@ -22,7 +22,7 @@ impl Reader {
     /// Gives the role access to a side, with the privilege to read every existing table. Safe to repeat.
     pub(in crate::control) async fn admit(end: &Endpoint) -> Result<Reader, SystemError> {
         let session = as_replica(end).await?;
-        let login = OwnLogin::create(&session, &name(end), Rows::Read).await?;
+        let login = OwnLogin::create(&session, &name(end), RowAccess::Read).await?;
         let was_shut = fence::read(&session, &end.dbname).await?.is_shut();
         if was_shut {
             databases::limit_connections(&session, &end.dbname, None).await?;
@@ -62,5 +62,5 @@ pub(in crate::control) async fn probe(end: &Endpoint) -> Result<(), StepError> {
     let reader = Reader::admit(end).await.map_err(doing())?;
     let tried = end.reading_session(&reader.login).await;
     reader.dismiss(end).await.map_err(doing())?;
-    tried.map(drop).map_err(|error| unreachable(end, Rows::Read, &error))
+    tried.map(drop).map_err(|error| unreachable(end, RowAccess::Read, &error))
 }

@@ -2,8 +2,8 @@
 //!
 //! See [`copy_schema`](super::copy_schema) for why the platform does not restore all of it.
 
-use crate::system::applier::Rows;
-use crate::system::type_oids::{self, Outcome};
+use crate::system::applier::RowAccess;
+use crate::system::type_oids::{self, TypeOidComparison};
 use crate::system::{Session, applier, ownership};
 
 use crate::control::moves::endpoint::Endpoints;
@@ -31,7 +31,7 @@ pub(in crate::control) struct Restore<'a> {
 
 impl Restore<'_> {
     /// Creates the objects that hold rows, each type with the OID that it has on the source.
-    pub(in crate::control) async fn before_rows(&self) -> Result<Outcome, StepError> {
+    pub(in crate::control) async fn before_rows(&self) -> Result<TypeOidComparison, StepError> {
         const KEEPING: &str = "keeping the OIDs of types";
         let wanted = type_oids::read(self.source).await.map_err(StepError::doing(KEEPING))?;
         type_oids::keep(self.target, &wanted).await.map_err(StepError::doing(KEEPING))?;
@@ -56,7 +56,7 @@ impl Restore<'_> {
                 .await
                 .map_err(StepError::doing(RESTORING))?;
         }
-        applier::lend(self.target, role, Rows::Write).await.map_err(StepError::doing(RESTORING))
+        applier::lend(self.target, role, RowAccess::Write).await.map_err(StepError::doing(RESTORING))
     }
 
     /// Creates indexes, constraints and triggers.

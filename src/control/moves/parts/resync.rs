@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::{Blame, SqlState};
 use crate::model::SystemName;
 use crate::model::movement::{Finding, SavedFence, SeenRoles};
-use crate::system::fence::{self, Access};
+use crate::system::fence::{self, DatabaseAccess};
 use crate::system::roles::{self, Membership, Role};
 use crate::system::{Session, SystemError, own_roles};
 
@@ -342,8 +342,8 @@ async fn rights(
 
 /// Whether two accesses give the same roles the same privileges, whichever role granted them; ignores the
 /// move's own role.
-fn are_equal(one: &Access, other: &Access, but: &str) -> bool {
-    let told = |access: &Access| -> BTreeSet<(Option<String>, String, bool)> {
+fn are_equal(one: &DatabaseAccess, other: &DatabaseAccess, but: &str) -> bool {
+    let told = |access: &DatabaseAccess| -> BTreeSet<(Option<String>, String, bool)> {
         let people = access.grants.iter().filter(|grant| grant.grantee.as_deref() != Some(but));
         people.map(|grant| (grant.grantee.clone(), grant.privilege.clone(), grant.grantable)).collect()
     };

@@ -65,8 +65,8 @@ pub async fn made_database(ctx: &StepContext) -> Result<Vec<String>, StepError> 
     let ends = ctx.ends();
     let names = ends.names();
     let admin = ends.target.admin_session().await.map_err(doing())?;
-    use databases::Claim;
-    if databases::claim(&admin, names, &ends.target.dbname).await.map_err(doing())? == Claim::Ours {
+    use databases::DatabaseClaim;
+    if databases::claim(&admin, names, &ends.target.dbname).await.map_err(doing())? == DatabaseClaim::Ours {
         // A missing library would make the target refuse connections.
         databases::load_nothing(&admin, &ends.target.dbname).await.map_err(doing())?;
         objects(&ends.target, names).await.map_err(doing())?;
@@ -150,7 +150,7 @@ pub async fn release_roles(ends: &Endpoints, stayed: &[String]) -> Result<(), Sy
 pub async fn marks(ends: &Endpoints) -> Result<(), SystemError> {
     let admin = ends.target.admin_session().await?;
     let names = ends.names();
-    if databases::claim(&admin, names, &ends.target.dbname).await? == databases::Claim::Ours {
+    if databases::claim(&admin, names, &ends.target.dbname).await? == databases::DatabaseClaim::Ours {
         databases::unmark(&admin, &ends.target.dbname).await?;
     }
     let made = roles::marked(&admin, &names.role_mark()).await?;

@@ -23,9 +23,9 @@ use tokio::time::timeout;
 use crate::error::{Blame, Explain};
 use crate::model::Cure;
 use crate::model::movement::FindingSeverity::{Blocker, Warning};
-use crate::system::applier::{self, Rows};
+use crate::system::applier::{self, RowAccess};
 use crate::system::trials::{self, Trial};
-use crate::system::type_oids::{self, Outcome};
+use crate::system::type_oids::{self, TypeOidComparison};
 use crate::system::{Session, SystemError, databases, marker, ownership, quote_ident, quote_literal, roles};
 
 use crate::control::StepError;
@@ -201,10 +201,10 @@ async fn prepare(scene: &Scene<'_>, end: &Endpoint) -> Result<(Session, OwnLogin
     let session = end.session().await?;
     session.act_as_replica().await?;
     marker::create_helper(&session, end.names).await?;
-    let applier = OwnLogin::create(&session, &end.dbname, Rows::Write).await?;
+    let applier = OwnLogin::create(&session, &end.dbname, RowAccess::Write).await?;
     match end.reading_session(&applier).await {
         Ok(_) => Ok((session, applier)),
-        Err(error) => Err(Failure::Barred(unreachable(scene.target_end(), Rows::Write, &error))),
+        Err(error) => Err(Failure::Barred(unreachable(scene.target_end(), RowAccess::Write, &error))),
     }
 }
 
@@ -229,12 +229,12 @@ async fn restore(
         applier::let_create(session, role).await?;
         refused.extend(dump.try_restore(&ends.target, applier, &run).await?);
     }
-    applier::lend(session, role, Rows::Write).await?;
+    applier::lend(session, role, RowAccess::Write).await?;
     refused.extend(dump.try_restore(&ends.target, applier, &dump.afterwards().await?).await?);
     Ok(refused)
 }
 
-fn other_oids(types: &Outcome, findings: &mut Findings) {
+fn other_oids(types: &TypeOidComparison, findings: &mut Findings) {
     if let Some(first) = types.others.first() {
         findings.product(Warning, "type_oid").about(first).say(format!(
             "{} type(s) get another OID on the target: drivers that know them by their OID must ask again: {}",

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::{Blame, SqlState};
 use crate::model::{Compared, ComparedTable, ComparedTables, Relation, UnixMillis, Verdict};
-use crate::system::fingerprint::{Fingerprint, Servers};
+use crate::system::fingerprint::{SchemaFingerprint, Servers};
 use crate::system::{SystemError, Table, TableName, digests, tables};
 
 use crate::control::moves::context::StepContext;
@@ -104,8 +104,8 @@ async fn compare_schemas(ctx: &StepContext) -> Result<u32, StepError> {
         Servers { source_version_num: ctx.source.version_num, target_version_num: ctx.target.version_num };
     let (source, target) = tokio::try_join!(ctx.source_session(), ctx.target_session())?;
     let (here, there) = tokio::try_join!(
-        Fingerprint::read(&source, ctx.source.admin_role.as_str(), servers),
-        Fingerprint::read(&target, ctx.target.admin_role.as_str(), servers),
+        SchemaFingerprint::read(&source, ctx.source.admin_role.as_str(), servers),
+        SchemaFingerprint::read(&target, ctx.target.admin_role.as_str(), servers),
     )
     .map_err(doing())?;
     let differences = here.differences(&there, servers);

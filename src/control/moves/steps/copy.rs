@@ -17,7 +17,7 @@ use crate::model::MoveStep;
 use crate::model::StepEvent;
 use crate::system::export::{self, ExportedSlot, NewSlot};
 use crate::system::quote_ident;
-use crate::system::type_oids::Outcome;
+use crate::system::type_oids::TypeOidComparison;
 use crate::system::{
     Session, SystemError, Table, TableName, databases, ownership, publications, sequences, slots, tables,
 };
@@ -76,7 +76,7 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
 /// Result of a copy.
 #[derive(Debug)]
 struct Copied {
-    types: Outcome,
+    types: TypeOidComparison,
     /// Tables that were truncated on the source during the copy.
     truncated: Vec<TableName>,
 }
@@ -94,7 +94,7 @@ async fn note_truncated(ctx: &mut StepContext, tables: &[TableName]) -> Result<(
 }
 
 /// Records which types have another OID than on the source.
-async fn note_types(ctx: &mut StepContext, types: &Outcome) -> Result<(), StepError> {
+async fn note_types(ctx: &mut StepContext, types: &TypeOidComparison) -> Result<(), StepError> {
     tracing::info!(
         kept = types.kept,
         others = types.others.len(),
@@ -220,7 +220,9 @@ async fn begin_from_nothing(ctx: &mut StepContext, ends: &Endpoints) -> Result<(
     let admin = ends.target.admin_session().await.map_err(doing())?;
     let claim = databases::claim(&admin, ends.names(), &ends.target.dbname).await.map_err(doing())?;
     // The creation of an empty database may have been interrupted: it is kept, and its creation is repeated.
-    if claim == databases::Claim::Ours && !is_empty(&ctx.target_session().await?).await.map_err(doing())? {
+    if claim == databases::DatabaseClaim::Ours
+        && !is_empty(&ctx.target_session().await?).await.map_err(doing())?
+    {
         sweep::objects(&ends.target, ends.names()).await.map_err(doing())?;
         databases::drop_ours(&admin, ends.names(), &ends.target.dbname).await.map_err(doing())?;
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use crate::model::MoveStep;
 use crate::model::StepEvent;
 use crate::model::movement::SavedFence;
-use crate::system::fence::Access;
+use crate::system::fence::DatabaseAccess;
 use crate::system::guard::Guard;
 use crate::system::roles::{Membership, Role};
 use crate::system::tables::TableName;
@@ -274,7 +274,7 @@ pub(in crate::control) async fn opened_access(
     target: &Session,
     from: &Endpoint,
     to: &Endpoint,
-    access: &Access,
+    access: &DatabaseAccess,
 ) -> Result<SavedFence, SystemError> {
     let now = fence::read(target, &to.dbname).await?;
     let grantees = access.grants.iter().filter_map(|grant| grant.grantee.clone());

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use crate::model::Cure;
 use crate::model::movement::FindingSeverity::Blocker;
-use crate::system::hba::{self, Path, Verdict};
+use crate::system::hba::{self, HbaMatch, Path};
 use crate::system::roles::{self, Role};
 use crate::system::{SystemError, quote_ident};
 
@@ -60,8 +60,8 @@ pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings
 }
 
 /// Why a role cannot log in on the target; `None` if it can, or cannot on the source either.
-fn why_barred(role: &Role, here: &Verdict, there: &Verdict) -> Option<String> {
-    let lets_in = |verdict: &Verdict| verdict.rule.as_ref().is_some_and(|(_, method)| method != "reject");
+fn why_barred(role: &Role, here: &HbaMatch, there: &HbaMatch) -> Option<String> {
+    let lets_in = |verdict: &HbaMatch| verdict.rule.as_ref().is_some_and(|(_, method)| method != "reject");
     if here.unknown || there.unknown || !lets_in(here) {
         return None;
     }

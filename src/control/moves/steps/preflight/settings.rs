@@ -7,9 +7,9 @@
 
 use crate::model::Cure;
 use crate::model::movement::FindingSeverity::{Blocker, Note, Warning};
-use crate::system::databases::{self, Setting};
+use crate::system::databases::{self, DatabaseSetting};
 use crate::system::roles::{self, Role, split_names};
-use crate::system::settings::{self, Decision, Rule, ServerSetting, decision, stored};
+use crate::system::settings::{self, Decision, DifferenceRule, ServerSetting, decision, stored};
 use crate::system::{SystemError, applier, quote_ident, quote_literal};
 
 use crate::control::moves::parts::meaning::{self, Side};
@@ -35,7 +35,7 @@ pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings
     custom(scene, &from, &to, findings);
     for (name, rule) in settings::decisions::decided().filter_map(named) {
         differs(scene, (name, rule), &from, &to, findings);
-        if rule == Rule::Libraries {
+        if rule == DifferenceRule::Libraries {
             missing_libraries(scene, name, &from, &to, findings).await?;
         }
     }
@@ -44,7 +44,7 @@ pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings
     money(scene, &from, findings).await
 }
 
-fn named((name, decision): (&'static str, Decision)) -> Option<(&'static str, Rule)> {
+fn named((name, decision): (&'static str, Decision)) -> Option<(&'static str, DifferenceRule)> {
     match decision {
         Decision::Named(rule) => Some((name, rule)),
         Decision::Carried(_) | Decision::Ignored(_) => None,
@@ -56,7 +56,7 @@ async fn carry(
     scene: &Scene<'_>,
     from: &Side,
     to: &Side,
-    carried: &Setting,
+    carried: &DatabaseSetting,
     findings: &mut Findings,
 ) -> Result<(), SystemError> {
     let (role, text) = carried;
@@ -118,7 +118,7 @@ async fn tried(scene: &Scene<'_>, text: &str) -> Result<(), SystemError> {
 /// Settings of the database itself, or of a role to be created: the target must accept them. Unknown settings
 /// are reported elsewhere.
 async fn own(scene: &Scene<'_>, from: &Side, to: &Side, findings: &mut Findings) -> Result<(), SystemError> {
-    let is_new = |(role, _): &(Setting, String)| {
+    let is_new = |(role, _): &(DatabaseSetting, String)| {
         role.0.as_ref().is_none_or(|name| !to.roles.iter().any(|there| there.name == *name))
     };
     let dbname = &scene.source_end().dbname;
@@ -145,7 +145,7 @@ async fn own(scene: &Scene<'_>, from: &Side, to: &Side, findings: &mut Findings)
 }
 
 /// Settings of roles in every database, each with the statement that resets it.
-fn settings_of_roles(roles: &[Role]) -> impl Iterator<Item = (Setting, String)> {
+fn settings_of_roles(roles: &[Role]) -> impl Iterator<Item = (DatabaseSetting, String)> {
     roles.iter().flat_map(|role| {
         role.settings.iter().map(|text| {
             let reset = format!("ALTER ROLE {} {};", quote_ident(&role.name), roles::reset_clause(text));
@@ -197,13 +197,19 @@ fn custom(scene: &Scene<'_>, from: &Side, to: &Side, findings: &mut Findings) {
 }
 
 /// A setting with which the target provides less than the source.
-fn differs(scene: &Scene<'_>, (name, rule): (&str, Rule), from: &Side, to: &Side, findings: &mut Findings) {
+fn differs(
+    scene: &Scene<'_>,
+    (name, rule): (&str, DifferenceRule),
+    from: &Side,
+    to: &Side,
+    findings: &mut Findings,
+) {
     let Some(there) = to.server.get(name) else { return };
     let (source, target) = (from.for_everybody(name).unwrap_or(""), there.value.as_deref().unwrap_or(""));
     let is_less = match rule {
-        Rule::Libraries => false,
-        Rule::AtLeast => is_lower(target, source),
-        Rule::StaysOn => target == "off" && source != "off",
+        DifferenceRule::Libraries => false,
+        DifferenceRule::AtLeast => is_lower(target, source),
+        DifferenceRule::StaysOn => target == "off" && source != "off",
     };
     if !is_less || is_of_database(from, name) {
         return;
@@ -295,7 +301,7 @@ async fn libraries(scene: &Scene<'_>, from: &Side, findings: &mut Findings) -> R
     let of_database = from.database.iter().map(|own| (own.clone(), databases::reset_sql(dbname, own)));
     for ((_, text), reset) in of_database.chain(settings_of_roles(&from.roles)) {
         let Some((name, list)) = text.split_once('=') else { continue };
-        if decision(name) != Some(Decision::Named(Rule::Libraries)) {
+        if decision(name) != Some(Decision::Named(DifferenceRule::Libraries)) {
             continue;
         }
         for library in split_names(list) {

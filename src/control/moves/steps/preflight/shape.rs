@@ -3,7 +3,7 @@
 
 use crate::model::Cure;
 use crate::model::movement::FindingSeverity::{self, Blocker, Warning};
-use crate::system::tables::{self, Identity, Table};
+use crate::system::tables::{self, ReplicaIdentity, Table};
 use crate::system::{SystemError, TableName, quote_ident, quote_literal, roles};
 
 use crate::control::moves::parts::extensions;
@@ -28,7 +28,7 @@ pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings
 /// Tables with UPDATEs and DELETEs that cannot be replicated: once they are published the server refuses
 /// these to every client.
 async fn identities(scene: &Scene<'_>, tables: &[Table], findings: &mut Findings) -> Result<(), SystemError> {
-    let lacking = tables.iter().filter(|table| table.identity == Identity::Missing && !table.unlogged);
+    let lacking = tables.iter().filter(|table| table.identity == ReplicaIdentity::Missing && !table.unlogged);
     for table in lacking {
         let Some(cure) = identity_cure(scene, &table.name).await? else { continue };
         let (severity, history) = match (table.writes.changes, cure.writers) {
