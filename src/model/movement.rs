@@ -32,7 +32,8 @@ pub struct MoveRecord {
     pub target: Place,
     pub phase: MovePhase,
     /// What the operator asked of it since it started; the control loop obeys at the next safe point.
-    pub wish: Option<MoveRequest>,
+    #[serde(rename = "wish")]
+    pub request: Option<MoveRequest>,
     /// Overrides the contract's `move_pause_max`.
     pub pause_max: Option<Duration>,
     /// Intent and outcome of each step, oldest first. The intent is durable before the step acts.

@@ -51,13 +51,13 @@ async fn an_undo_that_fails_leaves_the_clients_on_the_target_and_can_be_asked_fo
     let id = stage.moved().await;
     for point in [CrashPoint::FencedAhead, CrashPoint::BeforeCommit] {
         stage.fail_at(MoveStep::UndoCutover, point);
-        stage.wish(id, MoveRequest::Undo).await;
+        stage.request(id, MoveRequest::Undo).await;
         let record = stage.rests_in(id, MovePhase::Kept).await;
         assert_eq!(record.failure.unwrap().step, MoveStep::UndoCutover);
         stage.assert_open_on("new").await;
     }
     stage.without_faults();
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_clean(&stage, id, "old").await;
     load.end(&stage).await;
@@ -254,7 +254,7 @@ async fn a_source_that_crashes_behind_its_fence_is_waited_for_and_unfenced() {
     stage.source.restart().unwrap();
     stage.rests_in(id, MovePhase::Kept).await;
     stage.assert_open_on("new").await;
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_clean(&stage, id, "old").await;
 }
@@ -265,7 +265,7 @@ async fn whoever_came_to_the_source_during_an_undo_does_not_stay_when_it_is_abor
     stage.change_settings(|settings| settings.policy.retry.hold_attempts_max = 1);
     let id = stage.moved().await;
     let open = stage.freeze_at(MoveStep::UndoCutover, CrashPoint::FencedAhead);
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     tokio::time::timeout(PATIENCE, open.notified()).await.unwrap();
     let client = stage.source.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
     let write = "INSERT INTO ledger (client, number) VALUES (3000, 1)";
@@ -273,7 +273,7 @@ async fn whoever_came_to_the_source_during_an_undo_does_not_stay_when_it_is_abor
     stage.rests_in(id, MovePhase::Kept).await;
     client.batch_execute(write).await.expect_err("a write that nobody will see");
     assert!(stage.source.connect_as("shop", "app", APP_PASSWORD).await.is_err());
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_clean(&stage, id, "old").await;
 }
@@ -292,7 +292,7 @@ async fn an_abort_does_not_make_new_clients_wait_for_the_other_side() {
     stage.rests_in(id, MovePhase::Parked).await;
     stage.assert_open_on("old").await;
     stage.target.restart().unwrap();
-    stage.wish(id, MoveRequest::Cancel).await;
+    stage.request(id, MoveRequest::Cancel).await;
     stage.rests_in(id, MovePhase::RolledBack).await;
     assert_clean(&stage, id, "old").await;
 }
@@ -348,12 +348,12 @@ async fn what_replication_does_not_carry_keeps_the_clients_where_they_are() {
     let id = stage.moved().await;
     for (make, remove, named) in appears {
         stage.target.psql_in("shop", make).unwrap();
-        stage.wish(id, MoveRequest::Undo).await;
+        stage.request(id, MoveRequest::Undo).await;
         let failure = stage.rests_in(id, MovePhase::Kept).await.failure.unwrap();
         assert!(failure.detail.as_deref().is_some_and(|detail| detail.contains(named)), "{failure:?}");
         stage.target.psql_in("shop", remove).unwrap();
     }
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_clean(&stage, id, "old").await;
 }

@@ -38,7 +38,7 @@ async fn a_mover_that_is_killed_around_any_step_before_the_cutover_resumes() {
         kills.extend([(MoveStep::Catchup, point), (MoveStep::Compare, point)]);
         let id = stage.request_move_and_kill(&kills).await;
         stage.rests_in(id, MovePhase::Kept).await;
-        stage.wish(id, MoveRequest::Undo).await;
+        stage.request(id, MoveRequest::Undo).await;
         stage.rests_in(id, MovePhase::Undone).await;
         assert_clean(&stage, id, "old").await;
     }
@@ -68,7 +68,7 @@ async fn a_mover_that_is_killed_inside_a_cutover_lets_every_client_go_on() {
         let id = stage.request_move_and_kill(&[(MoveStep::Cutover, point)]).await;
         stage.rests_in(id, MovePhase::Kept).await;
         let reached = stage.freeze_at(MoveStep::UndoCutover, point);
-        stage.wish(id, MoveRequest::Undo).await;
+        stage.request(id, MoveRequest::Undo).await;
         stage.crash_when(&reached).await;
         stage.rests_in(id, MovePhase::Undone).await;
         assert_clean(&stage, id, "old").await;
@@ -84,7 +84,7 @@ async fn a_mover_that_is_killed_after_the_commit_finishes_what_it_began() {
         let id = stage.request_move_and_kill(&[(MoveStep::Settle, point)]).await;
         stage.rests_in(id, MovePhase::Kept).await;
         let reached = stage.freeze_at(MoveStep::Finish, point);
-        stage.wish(id, MoveRequest::Undo).await;
+        stage.request(id, MoveRequest::Undo).await;
         stage.crash_when(&reached).await;
         stage.rests_in(id, MovePhase::Undone).await;
         assert_clean(&stage, id, "old").await;
@@ -105,7 +105,7 @@ async fn an_undo_that_is_killed_is_repeated() {
     for point in some_of(around_undo.map(CrashPoint::Recorded).into_iter()) {
         // Cancelled in the middle of the cutover, so that there is everything to undo.
         let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::FencedAhead).await;
-        stage.wish(id, MoveRequest::Cancel).await;
+        stage.request(id, MoveRequest::Cancel).await;
         let steps = [MoveStep::Cutover, MoveStep::Catchup, MoveStep::Copy, MoveStep::Provision];
         stage.kill_at_each(&steps.map(|step| (step, point))).await;
         stage.rests_in(id, MovePhase::RolledBack).await;
@@ -129,7 +129,7 @@ async fn a_system_that_gets_another_address_under_a_move_changes_nothing_but_whe
     stage.readdress("new", "127.0.0.1").await;
     stage.readdress("old", "localhost").await;
     stage.restart_mover();
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(stage.route().current().place.address.host, "localhost");
     load.end(&stage).await;

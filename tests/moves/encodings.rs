@@ -80,7 +80,7 @@ async fn databases_of_every_kind_of_encoding_move_and_come_back_byte_by_byte() {
         assert!(record.facts.tables_verified.is_some_and(|(equal, all)| equal == all), "{:?}", record.facts);
         stage.target.psql_in(dbname, &change(301)).unwrap();
         let before = contents(&stage.target, dbname, encoding);
-        stage.wish(id, MoveRequest::Undo).await;
+        stage.request(id, MoveRequest::Undo).await;
         stage.rests_in(id, MovePhase::Undone).await;
         assert_eq!(contents(&stage.source, dbname, encoding), before, "{dbname}");
     }

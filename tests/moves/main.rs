@@ -53,7 +53,7 @@ async fn a_database_moves_under_load_and_comes_back_without_an_error() {
     println!("verified {:?} notes {:?}", record.facts.tables_verified, record.facts.notes);
     assert_eq!(stage.route().current().place.system.as_str(), "new");
 
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     let record = stage.rests_in(id, MovePhase::Undone).await;
     let pause = record.undo.clone().unwrap();
     println!(
@@ -79,7 +79,7 @@ async fn assert_clean(stage: &Stage, id: MoveId, system: &str) {
 async fn a_finished_move_leaves_nothing_but_the_closed_copy() {
     let stage = Stage::set().await;
     let id = stage.moved().await;
-    stage.wish(id, MoveRequest::Finish).await;
+    stage.request(id, MoveRequest::Finish).await;
     stage.rests_in(id, MovePhase::Finished).await;
     assert_clean(&stage, id, "new").await;
     let copies = "SELECT datname, datallowconn FROM pg_database WHERE datname ~ 'shop'";
@@ -92,7 +92,7 @@ async fn an_old_copy_that_was_closed_and_not_yet_renamed_is_put_away_by_the_next
     let stage = Stage::set().await;
     let id = stage.moved().await;
     let done = stage.freeze_at(MoveStep::Finish, CrashPoint::BEFORE_OUTCOME);
-    stage.wish(id, MoveRequest::Finish).await;
+    stage.request(id, MoveRequest::Finish).await;
     tokio::time::timeout(stage::PATIENCE, done.notified()).await.unwrap();
     // As a crash between the two statements leaves it.
     stage.source.psql("ALTER DATABASE shop__moved_1 RENAME TO shop").unwrap();
@@ -107,7 +107,7 @@ async fn an_old_copy_that_was_closed_and_not_yet_renamed_is_put_away_by_the_next
 async fn a_move_can_be_finished_with_the_old_copy_dropped() {
     let stage = Stage::set().await;
     let id = stage.moved().await;
-    stage.wish(id, MoveRequest::FinishAndDrop).await;
+    stage.request(id, MoveRequest::FinishAndDrop).await;
     stage.rests_in(id, MovePhase::Finished).await;
     assert_clean(&stage, id, "new").await;
     assert_eq!(stage.source.psql("SELECT count(*) FROM pg_database WHERE datname ~ 'shop'").unwrap(), "0");
@@ -120,7 +120,7 @@ async fn a_cancelled_move_leaves_nothing_in_whichever_phase_it_is() {
     for step in [MoveStep::Provision, MoveStep::Copy, MoveStep::Catchup, MoveStep::Compare, MoveStep::Cutover]
     {
         let id = stage.frozen_at(step, CrashPoint::BEFORE_INTENT).await;
-        stage.wish(id, MoveRequest::Cancel).await;
+        stage.request(id, MoveRequest::Cancel).await;
         stage.without_faults();
         stage.restart_mover();
         let record = stage.rests_in(id, MovePhase::RolledBack).await;
@@ -141,7 +141,7 @@ async fn a_database_with_short_timeouts_moves() {
         stage.target.psql("SELECT pg_reload_conf()").unwrap();
     }
     let id = stage.moved().await;
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_clean(&stage, id, "old").await;
 }
@@ -156,7 +156,7 @@ async fn a_role_that_is_dropped_on_the_source_after_the_move_does_not_prevent_th
     }
     let id = stage.moved().await;
     stage.source.psql("DROP ROLE \"Passing \"\"by\"\"\"").unwrap();
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_clean(&stage, id, "old").await;
 }
@@ -180,7 +180,7 @@ async fn materialized_views_show_no_older_rows_after_a_move_than_before_it() {
     let shown = "SELECT n.id, a.id FROM newest n, above a";
     assert_eq!(stage.target.psql_in("shop", shown).unwrap(), "1000000|1000001");
     stage.target.psql_in("shop", &write(2_000_000)).unwrap();
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(stage.source.psql_in("shop", shown).unwrap(), "2000000|2000001");
 }
@@ -233,7 +233,7 @@ async fn roles_and_settings_that_change_under_a_move_are_the_same_after_it_in_ei
     }
     stage.target.psql("ALTER ROLE first PASSWORD 'three'; ALTER ROLE app CONNECTION LIMIT -1").unwrap();
     let there = known(&stage.target);
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(known(&stage.source), there);
     for (role, secret) in [("first", "three"), ("second", "two")] {

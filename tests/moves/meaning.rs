@@ -46,7 +46,7 @@ async fn copied(stage: &Stage) -> MoveId {
 }
 
 async fn undone(stage: &Stage, id: MoveId) {
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
 }
 

@@ -36,7 +36,7 @@ async fn two_freeholds_move_databases_of_the_same_servers_by_the_same_numbers_at
     }
     let of_shop_before: Vec<String> =
         objects(&shop.target).into_iter().filter(|name| name.contains(&stores[0].to_string())).collect();
-    books.wish(of_books, MoveRequest::Undo).await;
+    books.request(of_books, MoveRequest::Undo).await;
     books.rests_in(of_books, MovePhase::Undone).await;
     books.assert_open_on("old").await;
     assert_eq!(books.left_behind(of_books).await.iter().filter(|what| what.contains("books")).count(), 0);
@@ -55,9 +55,9 @@ async fn two_freeholds_move_databases_of_the_same_servers_by_the_same_numbers_at
         assert_eq!(finding.severity, FindingSeverity::Note, "{finding:#?}");
     }
     assert!(told.iter().any(|finding| finding.message.contains("slot freehold_back_")), "{told:#?}");
-    books.wish(second, MoveRequest::Finish).await;
+    books.request(second, MoveRequest::Finish).await;
     books.rests_in(second, MovePhase::Finished).await;
-    shop.wish(of_shop, MoveRequest::Undo).await;
+    shop.request(of_shop, MoveRequest::Undo).await;
     shop.rests_in(of_shop, MovePhase::Undone).await;
     shop.assert_open_on("old").await;
     assert_eq!([objects(&shop.source), objects(&shop.target)], [Vec::<String>::new(), Vec::new()]);
@@ -159,7 +159,7 @@ async fn a_move_that_an_older_version_began_goes_on_under_its_old_names() {
     stage.rests_in(id, MovePhase::Kept).await;
     let there = objects(&stage.target);
     assert!(there.contains(&format!("slot freehold_back_{id}")), "{there:#?}");
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(stage.left_behind(id).await, Vec::<String>::new());
 }
@@ -181,8 +181,8 @@ async fn a_copied_store_takes_no_move_up_until_a_person_says_that_it_is_the_righ
         assert!(record.facts.claim_lost.is_some(), "{record:#?}");
         assert_ne!(other.catalog.store_id().await.unwrap(), stage.catalog.store_id().await.unwrap());
     }
-    // A wish of a copy waits, however often its mover begins.
-    copy.wish(id, MoveRequest::Undo).await;
+    // A request of a copy waits, however often its mover begins.
+    copy.request(id, MoveRequest::Undo).await;
     copy.restart_mover();
     let log = copy.movement(id).await.log;
     let refused = older.adopt_move(id).await.unwrap_err();

@@ -52,7 +52,7 @@ async fn many_sequences_are_where_they_were_after_a_move_an_undo_and_another_mov
     let before = positions(&stage.source);
     let id = stage.moved().await;
     assert_eq!(positions(&stage.target), before);
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(positions(&stage.source), before);
     stage.moved().await;
@@ -100,7 +100,7 @@ async fn sequences_that_move_all_the_time_hand_out_nothing_twice_and_those_that_
         assert!(next - last < 20_000, "many_{} gave {next} after {last}", n + 1);
     }
     assert!(there[0] - last[0] < 1000, "a smallint sequence went from {} to {}", last[0], there[0]);
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     // They rested on the target: back to the value.
     assert_eq!(still(&stage.source), before);
@@ -121,7 +121,7 @@ async fn eight_thousand_sequences_move_and_come_back() {
     assert_eq!(positions(&stage.target), before);
     let record = stage.movement(id).await;
     println!("8000 sequences: {:?}", record.cutover.unwrap().parts_us);
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(positions(&stage.source), before);
 }

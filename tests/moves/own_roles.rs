@@ -250,7 +250,7 @@ async fn code_of_one_owner_gets_no_rights_of_another_while_rows_are_written() {
     assert_unharmed(&stage.source).await;
     let members = format!("SELECT count(*) FROM pg_auth_members WHERE roleid = '{applier}'::regrole");
     stage.until_answer(&stage.source, &members, "0").await;
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(stage.left_behind(id).await, Vec::<String>::new());
 }

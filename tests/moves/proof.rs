@@ -116,14 +116,14 @@ async fn tables_that_are_written_all_the_time_agree_and_the_database_moves() {
     assert!(record.facts.tables_verified.is_some_and(|(equal, all)| equal == all && all == 4));
     assert_eq!(table(&stage, id, "public.hot").await.verdict, Verdict::Equal);
     load.end(&stage).await;
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_difference_that_comes_after_the_proof_is_an_alarm_and_nothing_goes_back_by_itself() {
     let stage = Stage::set().await;
-    for (wish, end, system) in
+    for (request, end, system) in
         [(MoveRequest::Undo, MovePhase::Undone, "old"), (MoveRequest::Finish, MovePhase::Finished, "new")]
     {
         let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BEFORE_INTENT).await;
@@ -138,14 +138,14 @@ async fn a_difference_that_comes_after_the_proof_is_an_alarm_and_nothing_goes_ba
         assert!(audit.iter().any(|entry| entry.outcome.starts_with("MF201: copies differ")), "{audit:?}");
         // Neither way by itself, and neither way without a word.
         for refused in [MoveRequest::Finish, MoveRequest::Undo] {
-            stage.wish(id, refused).await;
+            stage.request(id, refused).await;
             let record = stage.rests_in(id, MovePhase::Kept).await;
             assert_eq!(record.failure.unwrap().sqlstate, "MF201", "{refused:?}");
             stage.assert_open_on("new").await;
         }
         let accept = |record: &mut freehold::model::MoveRecord| {
             record.facts.accepted = Some(AcceptedDifferences { by: "test".to_owned(), at: UnixMillis(1) });
-            record.wish = Some(wish);
+            record.request = Some(request);
             Ok::<(), freehold::catalog::store::StoreError>(())
         };
         stage.catalog.moves().update(id, accept).await.unwrap();
@@ -166,7 +166,7 @@ async fn a_process_that_lost_the_snapshots_of_the_commit_compares_as_the_clients
         record.facts
     );
     load.end(&stage).await;
-    stage.wish(id, MoveRequest::Finish).await;
+    stage.request(id, MoveRequest::Finish).await;
     stage.rests_in(id, MovePhase::Finished).await;
     assert_clean(&stage, id, "new").await;
 }

@@ -215,7 +215,7 @@ async fn no_trap_catches_a_superuser(source: Major, target: Major) {
     let app = stage.target.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
     app.batch_execute(&writes(3)).await.unwrap();
     stage.until_answer_in("shop", &stage.source, "SELECT count(*) FROM of_domain WHERE i = 3", "1").await;
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     let back = sprung(&stage.source, before);
     assert!(back.iter().any(|line| line.contains("by freehold_apply_")), "{back:#?}");

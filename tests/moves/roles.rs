@@ -37,10 +37,10 @@ async fn an_undo_keeps_the_roles_of_another_database_that_has_moved_too() {
     let first = stage.moved().await;
     let second = stage.moved_too(&till, "till").await;
     let client = stage.target.connect_as("till", "svc", "svc").await.unwrap();
-    stage.wish(second, MoveRequest::Finish).await;
+    stage.request(second, MoveRequest::Finish).await;
     stage.rests_in(second, MovePhase::Finished).await;
     drop(client);
-    stage.wish(first, MoveRequest::Undo).await;
+    stage.request(first, MoveRequest::Undo).await;
     let record = stage.rests_in(first, MovePhase::Undone).await;
     assert_eq!(existing(&stage.target, "alone|app|guest|svc|team_rw"), "guest svc:of the tills team_rw");
     assert_eq!(record.facts.notes["roles_that_stay"], "guest, svc, team_rw");
@@ -91,7 +91,7 @@ async fn an_undo_keeps_the_roles_that_anything_on_the_target_uses() {
     make_roles(&stage.source);
     let id = stage.moved().await;
     let client = use_elsewhere(&stage.target).await;
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(existing(&stage.target, "by_.*"), STAY);
     client.batch_execute("SELECT 1").await.expect("a client of another database was cut off");
@@ -104,7 +104,7 @@ async fn a_move_that_is_cancelled_keeps_the_roles_that_anything_on_the_target_us
     make_roles(&stage.source);
     let id = stage.frozen_before_catchup().await;
     let client = use_elsewhere(&stage.target).await;
-    stage.wish(id, MoveRequest::Cancel).await;
+    stage.request(id, MoveRequest::Cancel).await;
     stage.crash();
     stage.rests_in(id, MovePhase::RolledBack).await;
     assert_eq!(existing(&stage.target, "by_.*"), STAY);
@@ -127,7 +127,7 @@ async fn a_role_that_goes_on_the_source_during_a_move_stays_where_another_databa
     let stay = STAY.replace(":c", "");
     assert_eq!(stage.target.psql(names).unwrap(), stay);
     client.batch_execute("SELECT 1").await.expect("a client of another database was cut off");
-    stage.wish(id, MoveRequest::Finish).await;
+    stage.request(id, MoveRequest::Finish).await;
     stage.rests_in(id, MovePhase::Finished).await;
     assert_clean(&stage, id, "new").await;
 }
@@ -178,7 +178,7 @@ async fn an_undo_leaves_what_changed_on_the_source_for_other_databases() {
     // Only this has changed on the copy.
     stage.target.psql("CREATE ROLE later_admin; GRANT later_admin TO contractor").unwrap();
     stage.target.psql("ALTER ROLE contractor CONNECTION LIMIT 7").unwrap();
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     let record = stage.rests_in(id, MovePhase::Undone).await;
 
     assert_eq!(attributes(&stage.source, "app"), "t|50||work_mem=9MB");
@@ -220,7 +220,7 @@ async fn what_both_sides_have_changed_since_the_move_is_named_and_stays_on_the_s
     // Both end the same membership, and begin one with other options.
     stage.target.psql("REVOKE team FROM app; GRANT team TO svc WITH ADMIN OPTION").unwrap();
     stage.source.psql("REVOKE team FROM app, svc").unwrap();
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     let record = stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(attributes(&stage.source, "svc"), "t|50|2099-01-01 00:00:00+00|work_mem=7MB");
     assert_eq!(attributes(&stage.source, "app"), "t|44||");
@@ -256,7 +256,7 @@ async fn what_changed_on_the_target_during_a_move_for_other_databases_stays() {
 
     // Nothing of that goes back, and what is done now does.
     stage.target.psql("ALTER ROLE svc PASSWORD 'second'").unwrap();
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(attributes(&stage.source, "svc"), "t|33||work_mem=6MB");
     assert_eq!(attributes(&stage.source, "locked"), "t|-1||");
@@ -291,7 +291,7 @@ async fn a_database_whose_sessions_take_on_a_role_moves_and_comes_back() {
     let last = |answer: String| answer.lines().last().map(str::to_owned);
     assert_eq!(last(stage.target.psql_in("shop", rows).unwrap()).as_deref(), Some("1 2"));
     stage.target.psql_in("shop", "SET ROLE NONE; INSERT INTO of_other VALUES (3)").unwrap();
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(last(stage.source.psql_in("shop", rows).unwrap()).as_deref(), Some("1 2 3"));
     let clients = stage.source.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
@@ -330,7 +330,7 @@ async fn an_extension_keeps_its_owner_or_the_plan_says_that_it_does_not() {
     // What was lent for that is gone.
     let second = "SELECT has_database_privilege('second', 'shop', 'CREATE'), has_database_privilege('app', 'shop', 'CREATE')";
     assert_eq!(stage.target.psql(second).unwrap(), stage.source.psql(second).unwrap());
-    stage.wish(id, MoveRequest::Finish).await;
+    stage.request(id, MoveRequest::Finish).await;
     stage.rests_in(id, MovePhase::Finished).await;
     let app = stage.target.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
     app.batch_execute("ALTER EXTENSION citext UPDATE").await.expect("the owner cannot update its extension");
@@ -359,7 +359,7 @@ async fn what_belongs_to_a_platform_of_another_name_is_named_and_moves_once_the_
     let id = stage.moved().await;
     let owner = "SELECT relowner::regrole FROM pg_class WHERE relname = 'of_admin'";
     assert_eq!(stage.target.psql_in("shop", owner).unwrap(), "pgadmin");
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(existing(&stage.target, "pgadmin"), "pgadmin");
     assert_clean(&stage, id, "old").await;
@@ -417,7 +417,7 @@ async fn a_closed_copy_is_opened_again_for_those_who_could_connect() {
     };
     let before = stage.source.psql(&access("shop")).unwrap();
     let id = stage.moved().await;
-    stage.wish(id, MoveRequest::Finish).await;
+    stage.request(id, MoveRequest::Finish).await;
     stage.rests_in(id, MovePhase::Finished).await;
     let copy = format!("shop__moved_{id}");
     assert!(stage.source.connect_as(&copy, "reader", "r").await.is_err(), "the closed copy is open");

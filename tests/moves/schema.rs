@@ -157,7 +157,7 @@ async fn what_the_target_refuses_is_named_and_pasted_cures_let_the_database_move
         .replace("(SELECT i FROM", "(SELECT max(i::text) FROM");
     let written = stage.target.psql_in("shop", &contents).unwrap();
     assert!(written.contains("indexed_i"), "{written}");
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(source.psql_in("shop", &contents).unwrap(), written);
 }
@@ -186,7 +186,7 @@ async fn a_trigger_that_refuses_unknown_logins_does_not_refuse_the_platform() {
     let app = stage.target.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
     app.batch_execute("INSERT INTO ledger (client, number) VALUES (1, 90000001)").await.unwrap();
     drop(app);
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     let app = stage.source.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
     let arrived = app.query_one("SELECT count(*) FROM ledger WHERE number = 90000001", &[]).await.unwrap();
@@ -206,7 +206,7 @@ async fn a_library_that_the_target_lacks_parks_no_move() {
     let id = stage.frozen_before_catchup().await;
     // As if it had been set while the move ran: the plan would have named it.
     stage.target.psql("ALTER DATABASE shop SET session_preload_libraries = 'no_such_library'").unwrap();
-    stage.wish(id, MoveRequest::Cancel).await;
+    stage.request(id, MoveRequest::Cancel).await;
     stage.crash();
     stage.rests_in(id, MovePhase::RolledBack).await;
     assert_eq!(trials(&stage.target), "0");

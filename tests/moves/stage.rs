@@ -358,14 +358,14 @@ impl Stage {
 
     /// Records a move from the one system to the other.
     pub(crate) async fn request_move(&self) -> MoveId {
-        self.request(None).await
+        self.record_move(None).await
     }
 
     pub(crate) async fn request_move_with_pause(&self, longest: Duration) -> MoveId {
-        self.request(Some(longest)).await
+        self.record_move(Some(longest)).await
     }
 
-    async fn request(&self, pause_max: Option<Duration>) -> MoveId {
+    async fn record_move(&self, pause_max: Option<Duration>) -> MoveId {
         let place = |server: &Postgres, system| place_of(server, system, &self.dbname);
         let (source, target) = (place(&self.source, "old"), place(&self.target, "new"));
         self.request_of(&self.database, (source, target), pause_max).await
@@ -386,7 +386,7 @@ impl Stage {
             source,
             target,
             phase: MovePhase::Preflight,
-            wish: None,
+            request: None,
             pause_max,
             log: Vec::new(),
             facts: MoveFacts::default(),
@@ -426,10 +426,10 @@ impl Stage {
         self.request_of(database, ends, None).await
     }
 
-    pub(crate) async fn wish(&self, id: MoveId, wish: MoveRequest) {
+    pub(crate) async fn request(&self, id: MoveId, request: MoveRequest) {
         let change = |record: &mut MoveRecord| {
-            assert!(machine::allows(record, wish), "{wish:?} in {:?}", record.phase);
-            record.wish = Some(wish);
+            assert!(machine::allows(record, request), "{request:?} in {:?}", record.phase);
+            record.request = Some(request);
             Ok::<(), freehold::catalog::store::StoreError>(())
         };
         self.catalog.moves().update(id, change).await.unwrap();
@@ -457,7 +457,7 @@ impl Stage {
     /// Waits until the move rests in a phase; fails when it rests in another one.
     pub(crate) async fn rests_in(&self, id: MoveId, phase: MovePhase) -> MoveRecord {
         let rests = |record: &MoveRecord| {
-            record.wish.is_none()
+            record.request.is_none()
                 && (record.phase.has_ended() || matches!(record.phase, MovePhase::Kept | MovePhase::Parked))
         };
         let record = self.until(id, rests).await;

@@ -28,7 +28,7 @@ async fn a_server_that_tracks_where_rows_come_from_meets_no_conflict() {
     let stage = Stage::set_with(&[("track_commit_timestamp", "on")]).await;
     let load = Load::start(&stage, 4).await;
     let id = stage.moved().await;
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_clean(&stage, id, "old").await;
     load.end(&stage).await;
@@ -73,11 +73,11 @@ async fn a_way_back_that_is_lost_is_said_and_the_database_goes_on() {
     let record = stage.until(id, |record| record.facts.notes.contains_key("no_way_back_because")).await;
     assert_eq!(record.phase, MovePhase::Kept);
     stage.change_settings(|settings| settings.wal_retained_bytes_max = u64::MAX);
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     let record = stage.rests_in(id, MovePhase::Kept).await;
     assert!(record.failure.is_some(), "an undo without a way back");
     stage.assert_open_on("new").await;
-    stage.wish(id, MoveRequest::Finish).await;
+    stage.request(id, MoveRequest::Finish).await;
     stage.rests_in(id, MovePhase::Finished).await;
     assert_clean(&stage, id, "new").await;
     load.end(&stage).await;
@@ -121,7 +121,7 @@ async fn a_source_that_is_gone_does_not_fill_the_disk_of_the_target() {
     stage.until_answer(&stage.target, SLOTS, "0").await;
     load.end(&stage).await;
     stage.source.restart().unwrap();
-    stage.wish(id, MoveRequest::Finish).await;
+    stage.request(id, MoveRequest::Finish).await;
     stage.rests_in(id, MovePhase::Finished).await;
     assert_clean(&stage, id, "new").await;
 }
@@ -137,7 +137,7 @@ async fn a_move_that_parks_keeps_no_more_wal_on_the_live_side_than_it_may() {
     stage.rests_in(id, MovePhase::Parked).await;
     assert_eq!(stage.source.psql(SLOTS).unwrap(), "0");
     stage.target.restart().unwrap();
-    stage.wish(id, MoveRequest::Cancel).await;
+    stage.request(id, MoveRequest::Cancel).await;
     stage.rests_in(id, MovePhase::RolledBack).await;
     assert_clean(&stage, id, "old").await;
 
@@ -152,7 +152,7 @@ async fn a_move_that_parks_keeps_no_more_wal_on_the_live_side_than_it_may() {
     stage.change_settings(|settings| settings.wal_retained_bytes_max = 0);
     stage.restart_mover();
     stage.until_answer(&stage.source, SLOTS, "0").await;
-    stage.wish(id, MoveRequest::Cancel).await;
+    stage.request(id, MoveRequest::Cancel).await;
     stage.rests_in(id, MovePhase::RolledBack).await;
     assert_clean(&stage, id, "old").await;
 }
@@ -167,7 +167,7 @@ async fn a_source_that_crashes_while_the_target_follows_is_waited_for() {
     stage.until(id, |record| record.failure.is_some()).await;
     stage.source.restart().unwrap();
     stage.rests_in(id, MovePhase::Kept).await;
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_clean(&stage, id, "old").await;
 }
@@ -192,7 +192,7 @@ async fn schema_changes_are_refused_on_both_sides_until_the_move_has_ended() {
     let refused = refused.as_db_error().unwrap().clone();
     assert_eq!(refused.code().code(), "55006");
     assert!(refused.hint().unwrap().contains("FINISH MOVE 1"), "{refused:?}");
-    stage.wish(id, MoveRequest::Finish).await;
+    stage.request(id, MoveRequest::Finish).await;
     stage.rests_in(id, MovePhase::Finished).await;
     app.batch_execute("CREATE TABLE more (id int)").await.unwrap();
 }
@@ -257,7 +257,7 @@ async fn whatever_takes_the_way_back_away_is_noticed_and_said_while_the_database
         assert!(because.contains(&said.replace("{back}", &back)), "{dbname}: {because}");
         assert_eq!(record.phase, MovePhase::Kept);
         other.assert_open_on("new").await;
-        other.wish(id, MoveRequest::Finish).await;
+        other.request(id, MoveRequest::Finish).await;
         other.rests_in(id, MovePhase::Finished).await;
         id
     });

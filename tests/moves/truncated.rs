@@ -121,7 +121,7 @@ async fn tables_that_are_truncated_while_rows_are_copied_are_the_same_afterwards
     // Nothing is forgiven on the way back: what the applier misses there is a difference.
     stage.target.psql_in("shop", "TRUNCATE parent CASCADE; INSERT INTO parent VALUES (8)").unwrap();
     let before = contents(&stage.target);
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(contents(&stage.source), before);
     assert_clean(&stage, id, "old").await;

@@ -45,12 +45,12 @@ impl Journey<'_> {
         assert!(before.len() > 100, "{before:#?}");
         let id = self.stage.moved_too(&self.database, self.dbname).await;
         self.assert_arrived("after the move");
-        self.stage.wish(id, MoveRequest::Undo).await;
+        self.stage.request(id, MoveRequest::Undo).await;
         self.stage.rests_in(id, MovePhase::Undone).await;
         assert_same("after the undo", &before, &self.dumps.whole(source, self.dbname));
         let id = self.stage.moved_too(&self.database, self.dbname).await;
         self.assert_arrived("after the second move");
-        self.stage.wish(id, MoveRequest::Finish).await;
+        self.stage.request(id, MoveRequest::Finish).await;
         self.stage.rests_in(id, MovePhase::Finished).await;
     }
 

@@ -126,7 +126,7 @@ async fn each_view_has_a_verdict_and_none_that_may_be_older_or_cannot_be_compare
         there.len() == 5 && there.iter().zip(expected).all(|(row, begin)| row.starts_with(begin)),
         "{there:?}"
     );
-    stage.wish(id, MoveRequest::Undo).await;
+    stage.request(id, MoveRequest::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(answer(&stage.source, held).await, there);
     assert_eq!(line(&stage, id, "stale").await.verdict, Verdict::Equal);

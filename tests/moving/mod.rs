@@ -145,7 +145,7 @@ fn movement(database: &DatabaseRecord, source: Place, target: Place) -> MoveReco
         source,
         target,
         phase: MovePhase::Preflight,
-        wish: None,
+        request: None,
         pause_max: None,
         log: Vec::new(),
         facts: MoveFacts::default(),

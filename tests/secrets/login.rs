@@ -58,7 +58,7 @@ async fn who_asks_for_the_password_or_for_md5_hears_nothing() {
     let connector = Connector::native().unwrap();
     let md5 = Credential::Md5(Md5Secret::from_password("freehold", SECRET));
     for (asks, credential) in [(Asks::Cleartext, password()), (Asks::Md5, password()), (Asks::Md5, md5)] {
-        // No TLS at all, and the answer N to the wish for it.
+        // No TLS at all, and the answer N to the request for it.
         for sslmode in [SslMode::Disable, SslMode::Prefer] {
             for auth in [ServerAuth::Scram, ServerAuth::Md5, ServerAuth::Password] {
                 let impostor = Impostor::listen(asks, None).await;

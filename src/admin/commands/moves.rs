@@ -137,7 +137,7 @@ async fn new_move(
         source,
         target,
         phase: MovePhase::Preflight,
-        wish: None,
+        request: None,
         pause_max: Some(pause.longest),
         log: Vec::new(),
         facts,
@@ -158,7 +158,7 @@ pub(in crate::admin) async fn undo_move(
     wait: Wait,
 ) -> Result<Answer, AdminError> {
     let accepted = accepted(cluster, caller, differences);
-    let seen = request(cluster, caller, (id, MoveRequest::Undo), accepted).await?;
+    let seen = record_request(cluster, caller, (id, MoveRequest::Undo), accepted).await?;
     answer(cluster, caller, commands::UNDO_MOVE, (id, wait), seen).await
 }
 
@@ -188,7 +188,7 @@ pub(in crate::admin) async fn cancel_move(
     id: MoveId,
     wait: Wait,
 ) -> Result<Answer, AdminError> {
-    let seen = request(cluster, caller, (id, MoveRequest::Cancel), None).await?;
+    let seen = record_request(cluster, caller, (id, MoveRequest::Cancel), None).await?;
     answer(cluster, caller, commands::CANCEL_MOVE, (id, wait), seen).await
 }
 
@@ -199,12 +199,12 @@ pub(in crate::admin) async fn finish_move(
     (source, differences): (SourceFate, Differences),
     wait: Wait,
 ) -> Result<Answer, AdminError> {
-    let wish = match source {
+    let request = match source {
         SourceFate::Keep => MoveRequest::Finish,
         SourceFate::Drop => MoveRequest::FinishAndDrop,
     };
     let accepted = accepted(cluster, caller, differences);
-    let seen = request(cluster, caller, (id, wish), accepted).await?;
+    let seen = record_request(cluster, caller, (id, request), accepted).await?;
     answer(cluster, caller, commands::FINISH_MOVE, (id, wait), seen).await
 }
 
@@ -214,10 +214,10 @@ fn accepted(cluster: &Cluster, caller: &Caller, differences: Differences) -> Opt
 }
 
 /// Records a requested transition. Returns the length of the log at that time.
-async fn request(
+async fn record_request(
     cluster: &Cluster,
     caller: &Caller,
-    (id, wish): (MoveId, MoveRequest),
+    (id, request): (MoveId, MoveRequest),
     accepted: Option<AcceptedDifferences>,
 ) -> Result<usize, AdminError> {
     let settings = cluster.settings();
@@ -225,17 +225,17 @@ async fn request(
         if let Some(because) = record.facts.claim_lost.clone() {
             return Err(AdminError::NotOurs { id, because });
         }
-        if let (MoveRequest::Undo, Some(because)) = (wish, why_no_undo(record)) {
+        if let (MoveRequest::Undo, Some(because)) = (request, why_no_undo(record)) {
             return Err(AdminError::NoUndo { id, because: because.to_owned() });
         }
-        if !machine::allows(record, wish) {
-            return Err(AdminError::NotInPhase { id, phase: record.phase, action: participle(wish) });
+        if !machine::allows(record, request) {
+            return Err(AdminError::NotInPhase { id, phase: record.phase, action: participle(request) });
         }
         record.facts.accepted.clone_from(&accepted);
-        if let Some(failure) = doubt::objection(record, wish, settings.policy.verify) {
-            return Err(AdminError::Doubtful { id, action: participle(wish), failure: Box::new(failure) });
+        if let Some(failure) = doubt::objection(record, request, settings.policy.verify) {
+            return Err(AdminError::Doubtful { id, action: participle(request), failure: Box::new(failure) });
         }
-        record.wish = Some(wish);
+        record.request = Some(request);
         Ok(())
     };
     match cluster.recording(caller).moves().update(id, change).await {
@@ -403,10 +403,10 @@ pub(in crate::admin) fn size(bytes: u64) -> String {
 /// Whether the wait of a command is over.
 fn is_over(command: Command, record: &MoveRecord, seen: usize) -> bool {
     let rests = record.facts.claim_lost.is_some();
-    if rests || record.phase.has_ended() || record.phase == MovePhase::Parked && record.wish.is_none() {
+    if rests || record.phase.has_ended() || record.phase == MovePhase::Parked && record.request.is_none() {
         return true;
     }
-    let kept = record.phase == MovePhase::Kept && record.wish.is_none();
+    let kept = record.phase == MovePhase::Kept && record.request.is_none();
     match command {
         commands::MOVE_DATABASE => record.phase == MovePhase::Kept,
         // An undo, or its cancellation, left the database on the target; or the undo was refused.
@@ -464,8 +464,8 @@ fn goal(command: Command) -> &'static str {
     }
 }
 
-fn participle(wish: MoveRequest) -> &'static str {
-    match wish {
+fn participle(request: MoveRequest) -> &'static str {
+    match request {
         MoveRequest::Cancel => "cancelled",
         MoveRequest::Undo => "undone",
         MoveRequest::Finish | MoveRequest::FinishAndDrop => "finished",

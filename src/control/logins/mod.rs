@@ -114,9 +114,9 @@ struct Asked {
 
 async fn keep(mut rounds: SyncPass, mut interval: watch::Receiver<Duration>, asked: Asked) {
     let Asked { wanted, doubts, mut questions } = asked;
-    let mut wish = Wish::Time;
+    let mut trigger = Trigger::Interval;
     loop {
-        if let Err(error) = rounds.begin(wish).await {
+        if let Err(error) = rounds.begin(trigger).await {
             tracing::warn!(%error, "the logins cannot be read or written");
         }
         let read_at = Instant::now();
@@ -129,17 +129,17 @@ async fn keep(mut rounds: SyncPass, mut interval: watch::Receiver<Duration>, ask
             // Every branch is cancel-safe: an unused notification is kept, and in every case all systems are
             // read.
             tokio::select! {
-                () = tokio::time::sleep(pause) => Wish::Time,
-                () = wanted.notified() => Wish::Somebody,
-                () = doubted => Wish::Somebody,
-                Ok(()) = interval.changed() => Wish::Time,
+                () = tokio::time::sleep(pause) => Trigger::Interval,
+                () = wanted.notified() => Trigger::Request,
+                () = doubted => Trigger::Request,
+                Ok(()) = interval.changed() => Trigger::Interval,
             }
         };
         tokio::pin!(next);
-        wish = loop {
+        trigger = loop {
             // Cancel-safe: a reading stays in its set, and a question in its channel.
             let taken = tokio::select! {
-                wish = &mut next => break wish,
+                trigger = &mut next => break trigger,
                 Some(reading) = rounds.readings.next() => rounds.take(reading).await,
                 Some(reading) = rounds.answers.readings.next() => rounds.answer(reading).await,
                 Some(question) = questions.next() => rounds.receive(question).await,
@@ -153,11 +153,11 @@ async fn keep(mut rounds: SyncPass, mut interval: watch::Receiver<Duration>, ask
 
 /// Why systems are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
+enum Trigger {
     /// The interval has passed.
-    Time,
+    Interval,
     /// A reading was requested, or a client was refused.
-    Somebody,
+    Request,
 }
 
 /// A reading whose logins the catalogue has.
@@ -205,12 +205,12 @@ impl SyncPass {
     }
 
     /// Begins to read every system that holds a quiet database.
-    async fn begin(&mut self, wish: Wish) -> Result<(), StoreError> {
+    async fn begin(&mut self, trigger: Trigger) -> Result<(), StoreError> {
         let by_system = self.quiet_routes().await?;
         self.sessions.retain(|system, _| by_system.contains_key(system));
         self.answers.retain(|system| by_system.contains_key(system));
         for (system, routes) in by_system {
-            self.begin_one(system, routes, wish);
+            self.begin_one(system, routes, trigger);
         }
         Ok(())
     }
@@ -227,9 +227,9 @@ impl SyncPass {
         Ok(by_system)
     }
 
-    fn begin_one(&mut self, system: SystemName, routes: Vec<Versioned<RouteRecord>>, wish: Wish) {
+    fn begin_one(&mut self, system: SystemName, routes: Vec<Versioned<RouteRecord>>, trigger: Trigger) {
         if let Some(again) = self.under_way.get_mut(&system) {
-            if wish == Wish::Somebody {
+            if trigger == Trigger::Request {
                 *again = Again::AtOnce;
             }
             return;
@@ -249,7 +249,7 @@ impl SyncPass {
         if again == Some(Again::AtOnce)
             && let Some(routes) = self.quiet_routes().await?.remove(&system)
         {
-            self.begin_one(system, routes, Wish::Somebody);
+            self.begin_one(system, routes, Trigger::Request);
         }
         written
     }

@@ -57,10 +57,10 @@ fn choices(record: &MoveRecord, id: u64) -> String {
     }
 }
 
-/// Why a wish is refused, unless the operator accepts the objection.
-pub fn objection(record: &MoveRecord, wish: MoveRequest, verify: Verify) -> Option<MoveFailure> {
-    let ends = matches!(wish, MoveRequest::Finish | MoveRequest::FinishAndDrop);
-    if record.facts.accepted.is_some() || wish == MoveRequest::Cancel {
+/// Why a request is refused, unless the operator accepts the objection.
+pub fn objection(record: &MoveRecord, request: MoveRequest, verify: Verify) -> Option<MoveFailure> {
+    let ends = matches!(request, MoveRequest::Finish | MoveRequest::FinishAndDrop);
+    if record.facts.accepted.is_some() || request == MoveRequest::Cancel {
         return None;
     }
     alarm(record).or_else(|| unknown(record, verify).filter(|_| ends))

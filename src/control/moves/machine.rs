@@ -78,8 +78,8 @@ pub fn went_back(record: &MoveRecord) -> bool {
 }
 
 /// Whether a command fits the phase; otherwise it fails with `MF103`.
-pub fn allows(record: &MoveRecord, wish: MoveRequest) -> bool {
-    match (wish, record.phase) {
+pub fn allows(record: &MoveRecord, request: MoveRequest) -> bool {
+    match (request, record.phase) {
         (MoveRequest::Cancel, MovePhase::Parked) => !is_committed(record),
         (MoveRequest::Undo, MovePhase::Parked) => is_committed(record) && !went_back(record),
         (MoveRequest::Finish | MoveRequest::FinishAndDrop, MovePhase::Parked) => is_committed(record),
@@ -93,11 +93,11 @@ pub fn allows(record: &MoveRecord, wish: MoveRequest) -> bool {
 /// The next action for the record.
 pub fn next(record: &MoveRecord, policy: &MovePolicy) -> MoveAction {
     if record.facts.claim_lost.is_some() {
-        // Another store drives the move: wishes wait, too.
+        // Another store drives the move: requests wait, too.
         return MoveAction::End;
     }
-    if let Some(wish) = due_wish(record) {
-        return MoveAction::Obey(wish);
+    if let Some(request) = due_request(record) {
+        return MoveAction::Obey(request);
     }
     match record.phase {
         MovePhase::Preflight => run(MoveStep::Preflight, Duration::ZERO),
@@ -118,16 +118,16 @@ pub fn next(record: &MoveRecord, policy: &MovePolicy) -> MoveAction {
     }
 }
 
-/// The wish that can be obeyed at this point; others wait. After the commit every wish waits until the
-/// reverse direction is established, and the wish to undo stays in the record for as long as the undo is
+/// The request that can be obeyed at this point; others wait. After the commit every request waits until the
+/// reverse direction is established, and the request to undo stays in the record for as long as the undo is
 /// being tried.
-fn due_wish(record: &MoveRecord) -> Option<MoveRequest> {
-    let waits = |wish| match record.phase {
+fn due_request(record: &MoveRecord) -> Option<MoveRequest> {
+    let waits = |request| match record.phase {
         MovePhase::Settle => true,
-        MovePhase::Undoing => wish != MoveRequest::Cancel,
+        MovePhase::Undoing => request != MoveRequest::Cancel,
         _ => false,
     };
-    record.wish.filter(|&wish| !waits(wish))
+    record.request.filter(|&request| !waits(request))
 }
 
 fn run(step: MoveStep, after: Duration) -> MoveAction {
@@ -211,7 +211,7 @@ pub fn apply(record: &mut MoveRecord, event: MoveEvent, at: UnixMillis, policy: 
                 park(record, failure);
             }
         }
-        MoveEvent::Requested(wish) => after_wish(record, wish, at, policy),
+        MoveEvent::Requested(request) => after_request(record, request, at, policy),
         MoveEvent::Restarted(clients) => after_restart(record, clients, at, policy),
     }
 }
@@ -240,14 +240,14 @@ fn after_done(record: &mut MoveRecord, step: MoveStep, at: UnixMillis) {
         MoveStep::Finish => return end(record, at),
     };
     let undo_is_over = step == MoveStep::UndoCutover;
-    let cancel_came_late = step == MoveStep::Cutover && record.wish == Some(MoveRequest::Cancel);
+    let cancel_came_late = step == MoveStep::Cutover && record.request == Some(MoveRequest::Cancel);
     if undo_is_over || cancel_came_late {
-        record.wish = None;
+        record.request = None;
     }
 }
 
 fn end(record: &mut MoveRecord, at: UnixMillis) {
-    record.wish = None;
+    record.request = None;
     record.ended_at = Some(at);
     record.phase = match (is_committed(record), went_back(record)) {
         (true, true) => MovePhase::Undone,
@@ -277,7 +277,7 @@ fn after_failure(
         MoveStep::Cutover if for_good => roll_back(record, Some(failure), at),
         MoveStep::Settle | MoveStep::Finish if for_good || spent => park(record, failure),
         MoveStep::UndoCutover if for_good => {
-            record.wish = None;
+            record.request = None;
             record.failure = Some(failure);
         }
         MoveStep::Catchup
@@ -290,7 +290,7 @@ fn after_failure(
 
 /// Ends the move at once if there is nothing to undo.
 fn roll_back(record: &mut MoveRecord, failure: Option<MoveFailure>, at: UnixMillis) {
-    record.wish = None;
+    record.request = None;
     if failure.is_some() {
         record.failure = failure;
     }
@@ -301,7 +301,7 @@ fn roll_back(record: &mut MoveRecord, failure: Option<MoveFailure>, at: UnixMill
 }
 
 fn park(record: &mut MoveRecord, failure: MoveFailure) {
-    record.wish = None;
+    record.request = None;
     record.failure = Some(failure);
     record.phase = MovePhase::Parked;
 }
@@ -311,10 +311,11 @@ fn after_undo(record: &mut MoveRecord, step: MoveStep, at: UnixMillis, policy: &
     match (record.phase, step) {
         (MovePhase::Cutover, MoveStep::Cutover) if spent => roll_back(record, None, at),
         (MovePhase::Cutover, MoveStep::Cutover) => record.phase = MovePhase::Catchup,
-        (MovePhase::Undoing, MoveStep::UndoCutover) if spent || record.wish != Some(MoveRequest::Undo) => {
-            record.wish = record.wish.filter(|wish| !matches!(wish, MoveRequest::Undo | MoveRequest::Cancel));
+        (MovePhase::Undoing, MoveStep::UndoCutover) if spent || record.request != Some(MoveRequest::Undo) => {
+            record.request =
+                record.request.filter(|request| !matches!(request, MoveRequest::Undo | MoveRequest::Cancel));
             // The acceptance was given for this undo only.
-            record.facts.accepted = record.facts.accepted.take().filter(|_| record.wish.is_some());
+            record.facts.accepted = record.facts.accepted.take().filter(|_| record.request.is_some());
             record.phase = MovePhase::Kept;
         }
         (MovePhase::Undoing, _) => {}
@@ -323,19 +324,19 @@ fn after_undo(record: &mut MoveRecord, step: MoveStep, at: UnixMillis, policy: &
     }
 }
 
-fn after_wish(record: &mut MoveRecord, wish: MoveRequest, at: UnixMillis, policy: &MovePolicy) {
-    if !allows(record, wish) {
-        record.wish = None;
+fn after_request(record: &mut MoveRecord, request: MoveRequest, at: UnixMillis, policy: &MovePolicy) {
+    if !allows(record, request) {
+        record.request = None;
         return;
     }
-    // Known only now: the wish was accepted while the copies were being compared.
-    if let Some(failure) = doubt::objection(record, wish, policy.verify) {
-        record.wish = None;
+    // Known only now: the request was accepted while the copies were being compared.
+    if let Some(failure) = doubt::objection(record, request, policy.verify) {
+        record.request = None;
         record.failure = Some(failure);
         return;
     }
-    match (wish, record.phase) {
-        // The attempt is aborted first; its undo finds no wish, and returns to Kept.
+    match (request, record.phase) {
+        // The attempt is aborted first; its undo finds no request, and returns to Kept.
         (MoveRequest::Cancel, MovePhase::Undoing) => cancel_undo(record, at),
         (MoveRequest::Cancel, phase) => {
             let asked = UNDOABLE.into_iter().filter(|_| phase == MovePhase::Parked);
@@ -343,7 +344,7 @@ fn after_wish(record: &mut MoveRecord, wish: MoveRequest, at: UnixMillis, policy
             let failure = (phase != MovePhase::Parked).then(|| cancelled(record));
             roll_back(record, failure, at);
         }
-        // Parked in the abort of an undo: whatever the wish, the side that the clients use is opened first.
+        // Parked in the abort of an undo: whatever the request, the side that the clients use is opened first.
         (_, MovePhase::Parked) if is_half_undone(record) => {
             record.log.push(asked_for(MoveStep::UndoCutover, at));
             record.phase = MovePhase::Undoing;
@@ -373,7 +374,7 @@ fn asked_for(step: MoveStep, at: UnixMillis) -> StepEntry {
 }
 
 fn cancel_undo(record: &mut MoveRecord, at: UnixMillis) {
-    record.wish = None;
+    record.request = None;
     if matches!(standing(record, MoveStep::UndoCutover), Standing::Untouched | Standing::Undone) {
         record.log.push(asked_for(MoveStep::UndoCutover, at));
         record.phase = MovePhase::Kept;
@@ -381,7 +382,7 @@ fn cancel_undo(record: &mut MoveRecord, at: UnixMillis) {
 }
 
 fn finish(record: &mut MoveRecord, old_copy: OldCopy, at: UnixMillis) {
-    record.wish = None;
+    record.request = None;
     record.facts.old_copy = Some(old_copy);
     record.log.push(asked_for(MoveStep::Finish, at));
     record.phase = MovePhase::Finishing;

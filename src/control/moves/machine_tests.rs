@@ -1,4 +1,4 @@
-//! Tests the machine against random failures, crashes and wishes.
+//! Tests the machine against random failures, crashes and requests.
 
 use std::collections::BTreeSet;
 
@@ -26,7 +26,7 @@ fn record() -> MoveRecord {
         source: place("old"),
         target: place("new"),
         phase: MovePhase::Preflight,
-        wish: None,
+        request: None,
         pause_max: None,
         log: Vec::new(),
         facts: MoveFacts::default(),
@@ -96,7 +96,7 @@ impl World {
     fn act(&mut self, fate: Fate) -> bool {
         match next(&self.record, &self.policy) {
             MoveAction::End | MoveAction::Rest => return false,
-            MoveAction::Obey(wish) => self.apply(MoveEvent::Requested(wish)),
+            MoveAction::Obey(request) => self.apply(MoveEvent::Requested(request)),
             MoveAction::Run { step, .. } => {
                 self.perform(step, fate, MoveEvent::Started(step), MoveEvent::Done(step))
             }
@@ -209,7 +209,7 @@ fn a_move_that_meets_no_trouble_is_kept_and_then_finished() {
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::Kept);
     assert_eq!(world.runs, ["preflight", "provision", "copy", "catchup", "compare", "cutover", "settle"]);
-    world.record.wish = Some(MoveRequest::Finish);
+    world.record.request = Some(MoveRequest::Finish);
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::Finished);
     assert_eq!(world.record.facts.old_copy, Some(OldCopy::Closed));
@@ -220,7 +220,7 @@ fn a_move_that_meets_no_trouble_is_kept_and_then_finished() {
 fn an_undo_brings_the_clients_back_and_removes_everything() {
     let mut world = World::new();
     world.runs_to_the_end();
-    world.record.wish = Some(MoveRequest::Undo);
+    world.record.request = Some(MoveRequest::Undo);
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::Undone);
     assert_eq!(world.clients, Side::Source);
@@ -233,7 +233,7 @@ fn an_undo_that_is_wished_while_settling_waits_until_the_way_back_stands() {
     while world.record.phase != MovePhase::Settle {
         world.act(Fate::Works);
     }
-    world.record.wish = Some(MoveRequest::Undo);
+    world.record.request = Some(MoveRequest::Undo);
     world.runs_to_the_end();
     assert_eq!(world.runs.iter().filter(|run| *run == "settle").count(), 1);
     assert_eq!(world.record.phase, MovePhase::Undone);
@@ -329,14 +329,14 @@ fn a_crash_after_the_commit_goes_forward_and_before_it_back() {
 fn an_aborted_undo_returns_to_kept_and_can_be_asked_for_again() {
     let mut world = World::new();
     world.runs_to_the_end();
-    world.record.wish = Some(MoveRequest::Undo);
+    world.record.request = Some(MoveRequest::Undo);
     world.act(Fate::Works);
     world.act(Fate::FailsForGood);
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::Kept);
     assert_eq!(world.clients, Side::Target);
     assert!(world.gate_open && world.record.failure.is_some());
-    world.record.wish = Some(MoveRequest::Undo);
+    world.record.request = Some(MoveRequest::Undo);
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::Undone);
 }
@@ -351,7 +351,7 @@ fn a_failing_undo_asks_for_a_person_and_cancel_tries_again() {
     }
     assert_eq!(world.record.phase, MovePhase::Parked);
     assert!(!world.act(Fate::Works));
-    world.record.wish = Some(MoveRequest::Cancel);
+    world.record.request = Some(MoveRequest::Cancel);
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::RolledBack);
 }
@@ -384,7 +384,7 @@ fn cancel_before_the_commit_rolls_back_and_after_it_is_not_allowed() {
         for _ in 0..steps {
             world.act(Fate::Works);
         }
-        world.record.wish = Some(MoveRequest::Cancel);
+        world.record.request = Some(MoveRequest::Cancel);
         world.runs_to_the_end();
         assert_eq!(world.record.phase, MovePhase::RolledBack, "after {steps} steps");
         assert_eq!(world.clients, Side::Source);
@@ -392,9 +392,9 @@ fn cancel_before_the_commit_rolls_back_and_after_it_is_not_allowed() {
     let mut world = World::new();
     world.runs_to_the_end();
     assert!(!allows(&world.record, MoveRequest::Cancel));
-    world.record.wish = Some(MoveRequest::Cancel);
+    world.record.request = Some(MoveRequest::Cancel);
     world.runs_to_the_end();
-    assert_eq!((world.record.phase, world.record.wish), (MovePhase::Kept, None));
+    assert_eq!((world.record.phase, world.record.request), (MovePhase::Kept, None));
 }
 
 #[test]
@@ -420,19 +420,20 @@ fn rows_that_differ_before_the_commit_roll_back_and_a_comparison_that_fails_for_
 
 #[test]
 fn copies_that_differ_stay_as_they_are_until_somebody_accepts_that() {
-    for (wish, end) in [(MoveRequest::Undo, MovePhase::Undone), (MoveRequest::Finish, MovePhase::Finished)] {
+    for (request, end) in [(MoveRequest::Undo, MovePhase::Undone), (MoveRequest::Finish, MovePhase::Finished)]
+    {
         let mut world = World::new();
         world.runs_to_the_end();
         world.record.facts.differences.push("public.t: a row".to_owned());
-        world.record.wish = Some(wish);
+        world.record.request = Some(request);
         world.runs_to_the_end();
-        assert_eq!((world.record.phase, world.record.wish), (MovePhase::Kept, None));
+        assert_eq!((world.record.phase, world.record.request), (MovePhase::Kept, None));
         let failure = world.record.failure.clone().unwrap();
         assert_eq!(failure.sqlstate, "MF201");
         assert!(failure.hint.unwrap().contains("ACCEPT DIFFERENCES"));
         world.record.facts.accepted =
             Some(crate::model::AcceptedDifferences { by: "test".to_owned(), at: UnixMillis(1) });
-        world.record.wish = Some(wish);
+        world.record.request = Some(request);
         world.runs_to_the_end();
         assert_eq!(world.record.phase, end);
     }
@@ -443,11 +444,11 @@ fn a_move_whose_copies_were_not_compared_is_not_finished_and_can_be_undone() {
     let mut world = World::new();
     world.runs_to_the_end();
     world.record.facts.tables_verified = None;
-    world.record.wish = Some(MoveRequest::FinishAndDrop);
+    world.record.request = Some(MoveRequest::FinishAndDrop);
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::Kept);
     assert!(world.record.failure.clone().unwrap().message.contains("not known"));
-    world.record.wish = Some(MoveRequest::Undo);
+    world.record.request = Some(MoveRequest::Undo);
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::Undone);
 }
@@ -463,17 +464,17 @@ fn every_step_survives_every_trouble_once() {
         Fate::CrashesHalfway,
         Fate::CrashesAfter,
     ];
-    for wish in [MoveRequest::Undo, MoveRequest::Finish] {
+    for request in [MoveRequest::Undo, MoveRequest::Finish] {
         for troubled in 0..9 {
             for trouble in troubles {
                 let mut world = World::new();
-                let mut wished = false;
+                let mut requested = false;
                 for turn in 0..200 {
                     let fate = if turn == troubled { trouble } else { Fate::Works };
                     let more = world.act(fate);
-                    if !more && !wished {
-                        wished = true;
-                        world.record.wish = Some(wish);
+                    if !more && !requested {
+                        requested = true;
+                        world.record.request = Some(request);
                     }
                 }
                 assert_sound(&world);
@@ -517,7 +518,7 @@ fn fates() -> impl Strategy<Value = Fate> {
     ]
 }
 
-fn wishes() -> impl Strategy<Value = Option<MoveRequest>> {
+fn requests() -> impl Strategy<Value = Option<MoveRequest>> {
     prop_oneof![
         12 => Just(None),
         1 => Just(Some(MoveRequest::Cancel)),
@@ -529,13 +530,13 @@ fn wishes() -> impl Strategy<Value = Option<MoveRequest>> {
 
 proptest! {
     #[test]
-    fn no_order_of_troubles_and_wishes_loses_the_way(turns in prop::collection::vec((fates(), wishes()), 1..80)) {
+    fn every_order_of_failures_and_requests_ends_well(turns in prop::collection::vec((fates(), requests()), 1..80)) {
         let mut world = World::new();
-        for (fate, wish) in turns {
-            // Commands write a wish only if it is allowed.
-            let wish = wish.filter(|&wish| !world.record.phase.has_ended() && allows(&world.record, wish));
-            if wish.is_some() {
-                world.record.wish = wish;
+        for (fate, request) in turns {
+            // Commands write a request only if it is allowed.
+            let request = request.filter(|&request| !world.record.phase.has_ended() && allows(&world.record, request));
+            if request.is_some() {
+                world.record.request = request;
             }
             world.act(fate);
         }

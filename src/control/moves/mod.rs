@@ -79,7 +79,7 @@ impl Recorded for MoveRecord {
     }
 
     fn request(&self) -> Option<MoveRequest> {
-        self.wish
+        self.request
     }
 
     fn has_ended(&self) -> bool {
@@ -236,8 +236,8 @@ impl Operation for MoveOperation {
         ctx.reach(step, CrashPoint::Recorded(boundary)).await
     }
 
-    fn stops_early(step: MoveStep, wish: MoveRequest) -> bool {
-        match wish {
+    fn stops_early(step: MoveStep, request: MoveRequest) -> bool {
+        match request {
             MoveRequest::Cancel => step != MoveStep::Settle && step != MoveStep::Finish,
             // The last part of settle, the comparison of rows, may take long. An undo does not wait for it;
             // the end of the move needs its outcome.

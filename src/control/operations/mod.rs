@@ -39,7 +39,7 @@ use crate::model::{Failure, OperationKind, UnixMillis};
 
 use self::journal::Journal;
 
-/// The wishes of an operation that commands can ask nothing of.
+/// The requests of an operation that commands can ask nothing of.
 pub type Never = std::convert::Infallible;
 
 /// The wall clock, as an argument.
@@ -160,7 +160,7 @@ pub trait Operation: Sized + Send + Sync + 'static {
     }
 
     /// Whether a request is a reason for a step to stop early.
-    fn stops_early(_step: Self::Step, _wish: RequestOf<Self>) -> bool {
+    fn stops_early(_step: Self::Step, _request: RequestOf<Self>) -> bool {
         false
     }
 
@@ -176,7 +176,7 @@ pub trait Operation: Sized + Send + Sync + 'static {
     }
 }
 
-/// The wishes of a kind.
+/// The requests of a kind.
 pub type RequestOf<O> = <<O as Operation>::Record as Recorded>::Request;
 /// The id of an operation of a kind.
 pub type IdOf<O> = <<O as Operation>::Record as Recorded>::Id;

@@ -1,6 +1,6 @@
 //! Kept: the database lives on the target, the source follows; this module watches that it keeps following.
 //!
-//! This is not a step: it decides nothing, and runs until a wish arrives. If the way back is lost it records
+//! This is not a step: it decides nothing, and runs until a request arrives. If the way back is lost it records
 //! the reason; the database itself goes on. It also watches a parked move for the one thing that cannot wait
 //! for the operator: a slot that retains WAL until the disk of a live system is full.
 
