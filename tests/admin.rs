@@ -314,7 +314,9 @@ async fn an_existing_database_is_adopted_with_its_roles_and_their_changes_are_fo
     let revision = port.catalog.logins().of(&id).await.unwrap().revision;
     let mut logins = port.catalog.watch::<Login>(keys::LOGINS, revision).await.unwrap();
     postgres.psql("DROP OWNED BY legacy; DROP ROLE legacy").unwrap();
-    let LoginRefreshOutcome::Current(known) = port.keeper.asker().ask(&id).await else { panic!("not read") };
+    let LoginRefreshOutcome::Current(known) = port.keeper.login_refresh().refresh(&id).await else {
+        panic!("not read")
+    };
     let legacy = keys::login(&id, &RoleName::parse("legacy").unwrap());
     let deleted = loop {
         let changes = logins.next().await.unwrap().unwrap();

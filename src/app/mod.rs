@@ -202,7 +202,7 @@ async fn start_roles(
         workers,
         acceptor: client_acceptor,
         listeners,
-        asker: groundwork.asker(),
+        login_refresh: groundwork.login_refresh(),
         suspect: groundwork.suspect_handle(),
     };
     let proxy = ProxyRole::start(shared, parts).await?;

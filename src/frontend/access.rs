@@ -128,7 +128,7 @@ pub struct Access {
     metrics: Metrics,
     /// Logins that asked the system and failed; asking again has the cost of a failure.
     asked: Throttle,
-    asker: Option<LoginRefreshSender>,
+    login_refresh: Option<LoginRefreshSender>,
     doubts: Option<Arc<Notify>>,
 }
 
@@ -151,19 +151,19 @@ impl Access {
             pending: Arc::default(),
             metrics,
             asked: Throttle::new(now),
-            asker: None,
+            login_refresh: None,
             doubts: None,
         }
     }
 
-    /// `asker` brings a role up to date before a login. `doubts` is notified when a client was refused by
+    /// `login_refresh` brings a role up to date before a login. `doubts` is notified when a client was refused by
     /// what may be out of date.
-    pub fn with_keeper(self, asker: LoginRefreshSender, doubts: Arc<Notify>) -> Access {
-        Access { asker: Some(asker), doubts: Some(doubts), ..self }
+    pub fn with_keeper(self, login_refresh: LoginRefreshSender, doubts: Arc<Notify>) -> Access {
+        Access { login_refresh: Some(login_refresh), doubts: Some(doubts), ..self }
     }
 
-    pub(super) fn asker(&self) -> Option<&LoginRefreshSender> {
-        self.asker.as_ref()
+    pub(super) fn login_refresh(&self) -> Option<&LoginRefreshSender> {
+        self.login_refresh.as_ref()
     }
 
     pub(super) fn doubt(&self) {
@@ -271,7 +271,7 @@ impl Access {
         Attempt {
             access: self,
             keys: self.throttle.keys(address, database, role),
-            asker: self.asked.keys(address, database, role),
+            refresh: self.asked.keys(address, database, role),
             asking: OnceLock::new(),
             admitted: AtomicBool::new(false),
             role,
@@ -293,7 +293,7 @@ pub(super) struct Attempt<'a> {
     pub(super) access: &'a Access,
     keys: AttemptKeys,
     /// The same, in the throttle of logins that ask the system.
-    asker: AttemptKeys,
+    refresh: AttemptKeys,
     /// How asking ended; unset if it has not asked.
     asking: OnceLock<Asking>,
     /// It needed no password, or had the right one.
@@ -329,12 +329,12 @@ impl Attempt<'_> {
     /// The login succeeded: clears what its asking has cost.
     pub(super) fn admitted(&self) {
         self.admitted.store(true, Ordering::Relaxed);
-        self.access.asked.succeeded(self.asker);
+        self.access.asked.succeeded(self.refresh);
     }
 
     /// Whether this login may ask the system.
     pub(super) fn may_ask(&self) -> bool {
-        self.access.asked.may_try(self.asker, BUDGET, Instant::now())
+        self.access.asked.may_try(self.refresh, BUDGET, Instant::now())
     }
 
     /// Records how asking ended.
@@ -354,7 +354,7 @@ impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         let has_asked = self.asking.get().is_some_and(|asking| *asking != Asking::Failures);
         if has_asked && !*self.admitted.get_mut() && self.may_ask() {
-            self.access.asked.failed(self.asker, BUDGET, Instant::now());
+            self.access.asked.failed(self.refresh, BUDGET, Instant::now());
         }
     }
 }

@@ -61,14 +61,14 @@ impl Asking {
 /// # Cancel safety
 /// Dropping the future only stops the wait.
 pub(super) async fn make_current(frontend: &Frontend, attempt: &Attempt<'_>, database: &str) {
-    let Some(asker) = attempt.access.asker() else { return };
+    let Some(login_refresh) = attempt.access.login_refresh() else { return };
     let routes = &frontend.routes;
     let Some(route) = routes.lookup(database).or_else(|| routes.routes().into_iter().next()) else { return };
     if !attempt.may_ask() {
         return attempt.asked(Asking::Failures);
     }
     let asking = async {
-        match asker.ask(route.id()).await {
+        match login_refresh.refresh(route.id()).await {
             LoginRefreshOutcome::Current(revision) => {
                 routes.followed().logins(revision).await;
                 Asking::Current

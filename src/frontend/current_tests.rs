@@ -8,15 +8,16 @@ use tokio::sync::Notify;
 use super::tests::{Knock, PASSWORD, frontend_with};
 use super::*;
 use crate::catalog::store::Revision;
-use crate::catalog::{LoginRefreshOutcome, LoginRefreshReceiver, questions};
+use crate::catalog::{LoginRefreshOutcome, LoginRefreshReceiver, login_refresh};
 use crate::error::SqlState;
 use crate::model::{Login, RoleName, Service};
 use crate::telemetry::Metrics;
 
 /// A frontend that asks, and the channel on which its questions arrive.
 fn asking() -> (Frontend, LoginRefreshReceiver) {
-    let (asker, questions) = questions::channel();
-    let access = Access::new(Policy::default(), Metrics::new()).with_keeper(asker, Arc::<Notify>::default());
+    let (login_refresh, questions) = login_refresh::channel();
+    let access =
+        Access::new(Policy::default(), Metrics::new()).with_keeper(login_refresh, Arc::<Notify>::default());
     (Frontend { access: Arc::new(access), ..frontend_with(Service::Serving) }, questions)
 }
 

@@ -60,8 +60,8 @@ impl Groundwork {
     }
 
     /// Where proxies ask whether logins are up to date.
-    pub(in crate::app) fn asker(&self) -> LoginRefreshSender {
-        self.login_sync.asker()
+    pub(in crate::app) fn login_refresh(&self) -> LoginRefreshSender {
+        self.login_sync.login_refresh()
     }
 
     /// Notified when a client is refused.

@@ -30,7 +30,7 @@ pub(in crate::app) struct ProxyParts {
     /// Opened by the parent process.
     pub(in crate::app) listeners: Vec<Listener>,
     /// Where it asks whether logins are up to date.
-    pub(in crate::app) asker: LoginRefreshSender,
+    pub(in crate::app) login_refresh: LoginRefreshSender,
     /// Notified when a client is refused.
     pub(in crate::app) suspect: Arc<Notify>,
 }
@@ -50,7 +50,7 @@ impl ProxyRole {
         let config = shared.config.load_full();
         let follower = follow(&config, shared, &parts.routes);
         follower.synced().await;
-        let access = Arc::new(shared.access()?.with_keeper(parts.asker, parts.suspect));
+        let access = Arc::new(shared.access()?.with_keeper(parts.login_refresh, parts.suspect));
         let mut listen = settings::listen(&config);
         listen.handed_over = parts.listeners;
         let plane = DataPlaneConfig {

@@ -61,7 +61,7 @@ const NAME: &str = "freehold logins";
 pub(in crate::control) struct Answers {
     catalog: Catalog,
     settings: Arc<ArcSwap<ControlSettings>>,
-    desks: HashMap<SystemName, Desk>,
+    systems: HashMap<SystemName, SystemState>,
     /// The time until which each database has a debt.
     owing: HashMap<DatabaseId, Instant>,
     pub(in crate::control) readings: FuturesUnordered<Pin<Box<dyn Future<Output = Reading> + Send>>>,
@@ -69,7 +69,7 @@ pub(in crate::control) struct Answers {
 
 /// The state of one system.
 #[derive(Default)]
-struct Desk {
+struct SystemState {
     session: Option<Session>,
     under_way: Option<UnderWay>,
     waiting: Vec<Waiting>,
@@ -93,7 +93,7 @@ impl Answers {
         Answers {
             catalog,
             settings,
-            desks: HashMap::new(),
+            systems: HashMap::new(),
             owing: HashMap::new(),
             readings: FuturesUnordered::new(),
         }
@@ -103,24 +103,24 @@ impl Answers {
     pub(in crate::control) fn take(&mut self, question: LoginRefreshRequest, route: Versioned<RouteRecord>) {
         let now = Instant::now();
         let system = route.value.place.system.clone();
-        let desk = self.desks.entry(system.clone()).or_default();
-        if desk.is_silent(now) {
+        let state = self.systems.entry(system.clone()).or_default();
+        if state.is_silent(now) {
             return question.answer(LoginRefreshOutcome::Unread);
         }
-        let joins = desk.waiting.iter().any(|other| other.question.database == question.database);
+        let joins = state.waiting.iter().any(|other| other.question.database == question.database);
         if !joins && !may_read(&self.owing, &question.database, now) {
             return question.answer(LoginRefreshOutcome::Often);
         }
-        desk.waiting.push(Waiting { question, route });
-        if desk.under_way.is_none() {
+        state.waiting.push(Waiting { question, route });
+        if state.under_way.is_none() {
             self.begin(&system);
         }
     }
 
     /// Begins a reading for all waiting questions.
     fn begin(&mut self, system: &SystemName) {
-        let Some(desk) = self.desks.get_mut(system) else { return };
-        let waiting = std::mem::take(&mut desk.waiting).into_iter();
+        let Some(state) = self.systems.get_mut(system) else { return };
+        let waiting = std::mem::take(&mut state.waiting).into_iter();
         let waiting: Vec<Waiting> = waiting.filter(|waiting| !waiting.question.is_withdrawn()).collect();
         let mut routes: HashMap<DatabaseId, Versioned<RouteRecord>> = HashMap::new();
         let mut questions = Vec::with_capacity(waiting.len());
@@ -132,8 +132,8 @@ impl Answers {
         if questions.is_empty() {
             return;
         }
-        let (session, routes) = (desk.session.take(), routes.into_values().collect());
-        desk.under_way = Some(UnderWay { began: Instant::now(), connects: session.is_none(), questions });
+        let (session, routes) = (state.session.take(), routes.into_values().collect());
+        state.under_way = Some(UnderWay { began: Instant::now(), connects: session.is_none(), questions });
         let access = self.settings.load().access.clone();
         let reading =
             read_one(self.catalog.clone(), access, (NAME, READING_MAX), system.clone(), session, routes);
@@ -148,8 +148,8 @@ impl Answers {
         outcome: &HashMap<DatabaseId, LoginRefreshOutcome>,
     ) {
         let now = Instant::now();
-        let Some(desk) = self.desks.get_mut(system) else { return };
-        let Some(UnderWay { began, connects, questions }) = desk.under_way.take() else { return };
+        let Some(state) = self.systems.get_mut(system) else { return };
+        let Some(UnderWay { began, connects, questions }) = state.under_way.take() else { return };
         let cost = match connects {
             true => DISTANCE,
             false => DISTANCE.max((now - began).saturating_mul(COST_FACTOR)),
@@ -160,15 +160,15 @@ impl Answers {
         }
         let was_read = outcome.values().any(|answer| matches!(answer, LoginRefreshOutcome::Current(_)));
         if session.is_none() && !was_read {
-            desk.rests_until = Some(now + REST);
+            state.rests_until = Some(now + REST);
         }
-        desk.session = session;
+        state.session = session;
         for question in questions {
             let answer = outcome.get(&question.database).copied().unwrap_or(LoginRefreshOutcome::Unread);
             question.answer(answer);
         }
-        match desk.is_silent(now) {
-            true => desk
+        match state.is_silent(now) {
+            true => state
                 .waiting
                 .drain(..)
                 .for_each(|waiting| waiting.question.answer(LoginRefreshOutcome::Unread)),
@@ -179,12 +179,12 @@ impl Answers {
     /// Forgets systems that hold no database any more, and paid debts.
     pub(in crate::control) fn retain(&mut self, holds: impl Fn(&SystemName) -> bool) {
         let now = Instant::now();
-        self.desks.retain(|system, desk| desk.under_way.is_some() || holds(system));
+        self.systems.retain(|system, state| state.under_way.is_some() || holds(system));
         self.owing.retain(|_, until| *until > now);
     }
 }
 
-impl Desk {
+impl SystemState {
     /// Whether the system is not answering now, so that questions are not queued.
     fn is_silent(&self, now: Instant) -> bool {
         let rests = self.rests_until.is_some_and(|until| until > now);

@@ -1,13 +1,13 @@
 use super::*;
 use crate::catalog::embedded::EmbeddedStore;
 use crate::catalog::store::Revision;
-use crate::catalog::{LoginRefreshReceiver, LoginRefreshSender, questions};
+use crate::catalog::{LoginRefreshReceiver, LoginRefreshSender, login_refresh};
 use crate::model::{Address, DatabaseName, Place, SslMode};
 
 /// Databases `db_0`, `db_1` ... of one system, and logins that ask about them.
-struct Office {
+struct Fixture {
     answers: Answers,
-    asker: LoginRefreshSender,
+    login_refresh: LoginRefreshSender,
     questions: LoginRefreshReceiver,
     _directory: tempfile::TempDir,
 }
@@ -34,18 +34,18 @@ fn system() -> SystemName {
     SystemName::parse("one").unwrap()
 }
 
-impl Office {
-    fn open() -> Office {
+impl Fixture {
+    fn new() -> Fixture {
         let directory = tempfile::tempdir().unwrap();
         let store = EmbeddedStore::open(directory.path().join("store.redb")).unwrap();
-        let (asker, questions) = questions::channel();
+        let (login_refresh, questions) = login_refresh::channel();
         let answers = Answers::new(Catalog::new(store), Arc::default());
-        Office { answers, asker, questions, _directory: directory }
+        Fixture { answers, login_refresh, questions, _directory: directory }
     }
 
     async fn ask(&mut self, number: usize) -> Asking {
-        let asker = self.asker.clone();
-        let asking = tokio::spawn(async move { asker.ask(&id(number)).await });
+        let login_refresh = self.login_refresh.clone();
+        let asking = tokio::spawn(async move { login_refresh.refresh(&id(number)).await });
         let question = self.questions.next().await.unwrap();
         self.answers.take(question, route(number));
         asking
@@ -53,8 +53,8 @@ impl Office {
 
     /// The number of questions that the current reading answers.
     fn under_way(&self) -> usize {
-        let desk = self.answers.desks.get(&system());
-        desk.and_then(|desk| desk.under_way.as_ref()).map_or(0, |reading| reading.questions.len())
+        let state = self.answers.systems.get(&system());
+        state.and_then(|state| state.under_way.as_ref()).map_or(0, |reading| reading.questions.len())
     }
 
     /// Ends the reading of these databases.
@@ -68,32 +68,32 @@ const CURRENT: LoginRefreshOutcome = LoginRefreshOutcome::Current(Revision(7));
 
 #[tokio::test]
 async fn who_asks_during_a_reading_is_answered_by_the_next_one_together_with_all_others() {
-    let mut office = Office::open();
-    let first = office.ask(0).await;
-    assert_eq!(office.under_way(), 1);
-    let later = [office.ask(0).await, office.ask(1).await, office.ask(0).await];
-    assert_eq!(office.under_way(), 1, "a system is asked one thing at a time");
-    office.read(&[0], CURRENT);
+    let mut fixture = Fixture::new();
+    let first = fixture.ask(0).await;
+    assert_eq!(fixture.under_way(), 1);
+    let later = [fixture.ask(0).await, fixture.ask(1).await, fixture.ask(0).await];
+    assert_eq!(fixture.under_way(), 1, "a system is asked one thing at a time");
+    fixture.read(&[0], CURRENT);
     assert_eq!(first.await.unwrap(), CURRENT);
-    assert_eq!(office.under_way(), 3);
+    assert_eq!(fixture.under_way(), 3);
     assert!(later.iter().all(|asking| !asking.is_finished()), "that reading may be older than they are");
-    office.read(&[0, 1], CURRENT);
+    fixture.read(&[0, 1], CURRENT);
     for asking in later {
         assert_eq!(asking.await.unwrap(), CURRENT);
     }
-    assert_eq!(office.under_way(), 0);
+    assert_eq!(fixture.under_way(), 0);
 }
 
 #[tokio::test]
 async fn a_database_is_read_so_often_and_no_more_and_others_do_not_feel_it() {
-    let mut office = Office::open();
+    let mut fixture = Fixture::new();
     let began = Instant::now();
     let mut read = 0;
     let free = OWED_MAX.as_millis() / DISTANCE.as_millis();
     for _ in 0..400 {
-        let asking = office.ask(0).await;
-        if office.under_way() > 0 {
-            office.read(&[0], CURRENT);
+        let asking = fixture.ask(0).await;
+        if fixture.under_way() > 0 {
+            fixture.read(&[0], CURRENT);
             read += 1;
         }
         let answer = asking.await.unwrap();
@@ -102,42 +102,42 @@ async fn a_database_is_read_so_often_and_no_more_and_others_do_not_feel_it() {
     }
     let paid = began.elapsed().as_millis() / DISTANCE.as_millis();
     assert!((free..=free + 2 + paid).contains(&read), "{read} readings in {:?}", began.elapsed());
-    let other = office.ask(1).await;
-    assert_eq!(office.under_way(), 1);
-    office.read(&[1], CURRENT);
+    let other = fixture.ask(1).await;
+    assert_eq!(fixture.under_way(), 1);
+    fixture.read(&[1], CURRENT);
     assert_eq!(other.await.unwrap(), CURRENT);
 }
 
 #[tokio::test]
 async fn a_system_that_could_not_be_read_keeps_nobody_waiting() {
-    let mut office = Office::open();
-    let (first, second) = (office.ask(0).await, office.ask(1).await);
-    office.read(&[0], LoginRefreshOutcome::Unread);
+    let mut fixture = Fixture::new();
+    let (first, second) = (fixture.ask(0).await, fixture.ask(1).await);
+    fixture.read(&[0], LoginRefreshOutcome::Unread);
     assert_eq!(first.await.unwrap(), LoginRefreshOutcome::Unread);
     assert_eq!(second.await.unwrap(), LoginRefreshOutcome::Unread, "it would have waited for the same");
-    assert_eq!(office.ask(0).await.await.unwrap(), LoginRefreshOutcome::Unread);
-    assert_eq!(office.under_way(), 0, "it rests");
+    assert_eq!(fixture.ask(0).await.await.unwrap(), LoginRefreshOutcome::Unread);
+    assert_eq!(fixture.under_way(), 0, "it rests");
 
-    office.answers.desks.get_mut(&system()).unwrap().rests_until = None;
-    let slow = office.ask(0).await;
-    let began = &mut office.answers.desks.get_mut(&system()).unwrap().under_way.as_mut().unwrap().began;
+    fixture.answers.systems.get_mut(&system()).unwrap().rests_until = None;
+    let slow = fixture.ask(0).await;
+    let began = &mut fixture.answers.systems.get_mut(&system()).unwrap().under_way.as_mut().unwrap().began;
     *began -= PATIENCE + DISTANCE;
     assert_eq!(
-        office.ask(0).await.await.unwrap(),
+        fixture.ask(0).await.await.unwrap(),
         LoginRefreshOutcome::Unread,
         "no question waits behind a slow reading"
     );
-    office.read(&[0], CURRENT);
+    fixture.read(&[0], CURRENT);
     assert_eq!(slow.await.unwrap(), CURRENT);
 }
 
 #[tokio::test]
 async fn a_reading_for_logins_that_have_ended_is_not_begun() {
-    let mut office = Office::open();
-    let first = office.ask(0).await;
-    let gone = office.ask(0).await;
+    let mut fixture = Fixture::new();
+    let first = fixture.ask(0).await;
+    let gone = fixture.ask(0).await;
     gone.abort();
     assert!(gone.await.unwrap_err().is_cancelled());
-    office.read(&[0], CURRENT);
-    assert_eq!((first.await.unwrap(), office.under_way()), (CURRENT, 0));
+    fixture.read(&[0], CURRENT);
+    assert_eq!((first.await.unwrap(), fixture.under_way()), (CURRENT, 0));
 }

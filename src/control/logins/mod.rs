@@ -42,7 +42,7 @@ use self::answers::Answers;
 use crate::catalog::store::{Revision, StoreError};
 use crate::catalog::{
     Catalog, LoginRefreshOutcome, LoginRefreshReceiver, LoginRefreshRequest, LoginRefreshSender, Versioned,
-    questions,
+    login_refresh,
 };
 use crate::control::ControlSettings;
 use crate::error::Explain;
@@ -65,7 +65,7 @@ const NAME: &str = "freehold keeper";
 pub struct LoginSync {
     wanted: Arc<Notify>,
     doubts: Arc<Notify>,
-    asker: LoginRefreshSender,
+    login_refresh: LoginRefreshSender,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -77,11 +77,11 @@ impl LoginSync {
         interval: watch::Receiver<Duration>,
     ) -> LoginSync {
         let (wanted, doubts) = (Arc::<Notify>::default(), Arc::<Notify>::default());
-        let (asker, questions) = questions::channel();
+        let (login_refresh, questions) = login_refresh::channel();
         let rounds = SyncPass::new(catalog, settings);
         let asked = Asked { wanted: Arc::clone(&wanted), doubts: Arc::clone(&doubts), questions };
         let task = AbortOnDropHandle::new(tokio::spawn(keep(rounds, interval, asked)));
-        LoginSync { wanted, doubts, asker, _task: task }
+        LoginSync { wanted, doubts, login_refresh, _task: task }
     }
 
     /// Reads soon, without waiting for the interval.
@@ -95,8 +95,8 @@ impl LoginSync {
     }
 
     /// Lets proxies ask for up-to-date logins before a login.
-    pub fn asker(&self) -> LoginRefreshSender {
-        self.asker.clone()
+    pub fn login_refresh(&self) -> LoginRefreshSender {
+        self.login_refresh.clone()
     }
 
     /// Notified when a command or a move has changed roles.

@@ -1,36 +1,36 @@
-//! Questions of proxies before a login: are a database's logins in the catalogue those that its system has?
+//! Requests of proxies before a login: bring a database's logins in the catalogue up to date with its system.
 //!
 //! ```text
-//!   proxy    -- question: database --> keeper of logins: reads the system, writes login/<database>/
-//!   proxy    <-- answer: current as of this revision --
+//!   proxy    -- request: database --> synchroniser of logins: reads the system, writes login/<database>/
+//!   proxy    <-- outcome: current as of this revision --
 //!   follower: takes the commits up to that revision; then the login goes on
 //! ```
 //!
-//! # Why the answer is a revision and not the logins
-//! A proxy learns of logins in one way: it follows the catalogue. A question ensures that the catalogue is up
+//! # Why the outcome is a revision and not the logins
+//! A proxy learns of logins in one way: it follows the catalogue. A request ensures that the catalogue is up
 //! to date; it does not add a second way.
 //!
 //! # Why a channel
-//! Proxy and keeper are one process. With several processes, a question becomes a key below the proxy's own
-//! prefix, and the revision in the answer means the same.
+//! Proxy and synchroniser are one process. With several processes, a request becomes a key below the proxy's
+//! own prefix, and the revision in the outcome means the same.
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::store::Revision;
 use crate::model::DatabaseId;
 
-/// Capacity of the channel. If it is full, a login does not ask, and uses what is known.
-const QUESTIONS_MAX: usize = 1_024;
+/// Capacity of the channel. If it is full, a login requests nothing, and uses what is known.
+const REQUESTS_MAX: usize = 1_024;
 
 /// The proxy's end. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct LoginRefreshSender(mpsc::Sender<LoginRefreshRequest>);
 
-/// The keeper's end.
+/// The synchroniser's end.
 #[derive(Debug)]
 pub struct LoginRefreshReceiver(mpsc::Receiver<LoginRefreshRequest>);
 
-/// A login to this database waits for the answer.
+/// A login to this database waits for the outcome.
 #[derive(Debug)]
 pub struct LoginRefreshRequest {
     pub database: DatabaseId,
@@ -39,7 +39,7 @@ pub struct LoginRefreshRequest {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoginRefreshOutcome {
-    /// The system was read after the question was asked. The catalogue has the result as of this revision.
+    /// The system was read after the request was sent. The catalogue has the result as of this revision.
     Current(Revision),
     /// The system is read often enough already. What is known is no older than the time between two readings.
     Often,
@@ -49,19 +49,19 @@ pub enum LoginRefreshOutcome {
 
 /// Creates both ends.
 pub fn channel() -> (LoginRefreshSender, LoginRefreshReceiver) {
-    let (asker, questions) = mpsc::channel(QUESTIONS_MAX);
-    (LoginRefreshSender(asker), LoginRefreshReceiver(questions))
+    let (sender, receiver) = mpsc::channel(REQUESTS_MAX);
+    (LoginRefreshSender(sender), LoginRefreshReceiver(receiver))
 }
 
 impl LoginRefreshSender {
     /// Waits without a bound of its own.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the question asked; its answer is dropped.
-    pub async fn ask(&self, database: &DatabaseId) -> LoginRefreshOutcome {
-        let (reply, answer) = oneshot::channel();
+    /// Dropping the future does not take the request back; its outcome is dropped.
+    pub async fn refresh(&self, database: &DatabaseId) -> LoginRefreshOutcome {
+        let (reply, outcome) = oneshot::channel();
         match self.0.try_send(LoginRefreshRequest { database: database.clone(), reply }) {
-            Ok(()) => answer.await.unwrap_or(LoginRefreshOutcome::Unread),
+            Ok(()) => outcome.await.unwrap_or(LoginRefreshOutcome::Unread),
             Err(mpsc::error::TrySendError::Full(_)) => LoginRefreshOutcome::Often,
             Err(mpsc::error::TrySendError::Closed(_)) => LoginRefreshOutcome::Unread,
         }
@@ -69,16 +69,16 @@ impl LoginRefreshSender {
 }
 
 impl LoginRefreshReceiver {
-    /// `None`: all askers are dropped. Cancel-safe.
+    /// `None`: all senders are dropped. Cancel-safe.
     pub async fn next(&mut self) -> Option<LoginRefreshRequest> {
         self.0.recv().await
     }
 }
 
 impl LoginRefreshRequest {
-    pub fn answer(self, answer: LoginRefreshOutcome) {
+    pub fn answer(self, outcome: LoginRefreshOutcome) {
         // The login may have ended meanwhile.
-        let _ = self.reply.send(answer);
+        let _ = self.reply.send(outcome);
     }
 
     /// Whether the login has ended meanwhile.
