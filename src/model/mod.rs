@@ -22,10 +22,12 @@ pub mod listen;
 pub mod movement;
 pub mod network;
 pub mod operation;
+pub mod place;
 pub mod printable;
 pub mod quotas;
 pub mod role_limits;
 pub mod route;
+pub mod service;
 pub mod terms;
 pub mod timeouts;
 pub mod transfer;
@@ -54,12 +56,13 @@ pub use movement::{
 };
 pub use network::Network;
 pub use operation::{Failure, LogEntry, OperationId, OperationKind, OperationRef, StepEvent};
+pub use place::Place;
 pub use quotas::{Quotas, QuotasChange};
 pub use role_limits::{RoleLimits, RolesLimits};
 pub use route::{
-    Ack, AckStage, Door, GateOrder, HoldReason, Login, Pinned, Place, ProxyRecord, RouteRecord, Service,
-    StallReport,
+    Ack, AckStage, Door, GateOrder, HoldReason, Login, Pinned, ProxyRecord, RouteRecord, StallReport,
 };
+pub use service::Service;
 pub use terms::ServiceTerms;
 pub use timeouts::{EachTimeout, Timeout, Timeouts, TimeoutsChange, timeout_text};
 pub use transfer::TransferOffer;

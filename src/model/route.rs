@@ -19,30 +19,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, DatabaseId, DatabaseName, DatabaseRecord, Epoch, MoveId, ProxyId, RoleName, ServerAuth,
-    ServiceTerms, SslMode, SystemName, UnixMillis,
+    DatabaseId, DatabaseName, DatabaseRecord, Epoch, MoveId, Place, ProxyId, RoleName, ServiceTerms,
+    UnixMillis,
 };
-use crate::error::{Blame, Refusal, Severity, SqlState};
-
-/// A database on a system.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Place {
-    pub system: SystemName,
-    pub address: Address,
-    /// The name of the database on that system; need not be the product's name.
-    pub dbname: String,
-    pub sslmode: SslMode,
-    /// The weakest authentication that may be used there; SCRAM in a record that an older version wrote.
-    #[serde(default)]
-    pub auth: ServerAuth,
-}
-
-impl Place {
-    /// Whether both are the same database. Ignores how its system is reached, which may change during a move.
-    pub fn is_same_database(&self, other: &Place) -> bool {
-        self.system == other.system && self.dbname == other.dbname
-    }
-}
+use crate::error::{Refusal, SqlState};
 
 /// Key `route/<database id>`. Written by the control plane only, always by compare-and-swap.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,80 +131,6 @@ pub enum HoldReason {
     },
     /// PAUSE by an administrator.
     Pause,
-}
-
-/// How connecting clients are served: the lifecycle as clients see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "service", rename_all = "lowercase")]
-pub enum Service {
-    Serving,
-    /// Served, with a warning at connect.
-    Warning {
-        sqlstate: String,
-        message: String,
-        /// Absent in a record that an older version wrote.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        detail: Option<String>,
-        hint: String,
-    },
-    /// Refused; existing sessions end with [`Service::ending`].
-    Refused {
-        sqlstate: String,
-        message: String,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        detail: Option<String>,
-        hint: String,
-    },
-}
-
-impl Service {
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Service::Serving => "serving",
-            Service::Warning { .. } => "warning",
-            Service::Refused { .. } => "refused",
-        }
-    }
-
-    /// The refusal of a client, if any.
-    pub fn refusal(&self) -> Option<Refusal> {
-        match self {
-            Service::Serving | Service::Warning { .. } => None,
-            Service::Refused { sqlstate, message, detail, hint } => {
-                let refusal = Refusal::fatal(SqlState::parse(sqlstate), message.clone());
-                let refusal = Refusal { detail: detail.clone(), ..refusal };
-                Some(refusal.with_hint(hint.clone()).with_blame(Blame::Product))
-            }
-        }
-    }
-
-    /// The warning for a client that connects, if any.
-    pub fn warning(&self) -> Option<Refusal> {
-        match self {
-            Service::Serving | Service::Refused { .. } => None,
-            Service::Warning { sqlstate, message, detail, hint } => {
-                let warning = Refusal::new(Severity::Warning, SqlState::parse(sqlstate), message.clone());
-                Some(Refusal { detail: detail.clone(), ..warning }.with_hint(hint.clone()))
-            }
-        }
-    }
-
-    /// The error with which an existing session ends, if any.
-    ///
-    /// # Why it is another one than the refusal of a new client
-    /// Inside a session, drivers take 55000 for the error of one statement. 57P01 is PostgreSQL's code for a
-    /// connection that an administrator ends.
-    pub fn ending(&self) -> Option<Refusal> {
-        let refusal = self.refusal()?;
-        Some(match refusal.sqlstate {
-            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE => Refusal {
-                sqlstate: SqlState::ADMIN_SHUTDOWN,
-                message: format!("terminating connection because {}", refusal.message),
-                ..refusal
-            },
-            _ => refusal,
-        })
-    }
 }
 
 /// Key `login/<database id>/<role>`: how a proxy authenticates a role. The verifier is the system's own
