@@ -7,9 +7,6 @@ use super::home::{Home, Storage};
 use super::postgres::Cluster;
 use super::{LabError, Major, Majors, Postgres};
 
-/// The platform's role: superuser of every server that the lab starts.
-pub(super) const SUPERUSER: &str = "freehold";
-
 /// Like a production server that Freehold can use; small enough to start a dozen of them.
 const SETTINGS: &[(&str, &str)] = &[
     ("wal_level", "logical"),
@@ -33,6 +30,22 @@ const SETTINGS: &[(&str, &str)] = &[
 enum HostAuth {
     Scram,
     Trust,
+}
+
+impl Postgres {
+    /// Starts a server with the defaults; the calling thread waits about a second.
+    pub fn start(major: Major) -> Result<Postgres, LabError> {
+        Postgres::builder(major).start()
+    }
+
+    /// Like [`Postgres::start`] without blocking the runtime.
+    pub async fn start_async(major: Major) -> Result<Postgres, LabError> {
+        Postgres::builder(major).start_async().await
+    }
+
+    pub fn builder(major: Major) -> Builder {
+        Builder::new(major)
+    }
 }
 
 /// Built by [`Postgres::builder`].

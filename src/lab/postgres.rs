@@ -17,9 +17,11 @@ use std::time::{Duration, Instant};
 use tokio_postgres::{Client, NoTls};
 
 use super::account::Account;
-use super::builder::SUPERUSER;
 use super::home::Home;
-use super::{Builder, Install, LabError, Major};
+use super::{Install, LabError};
+
+/// The platform's role: superuser of every server that the lab starts.
+const SUPERUSER: &str = "freehold";
 
 /// Long, because a test run may keep every core busy.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -47,20 +49,6 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Starts a server with the defaults; the calling thread waits about a second.
-    pub fn start(major: Major) -> Result<Postgres, LabError> {
-        Postgres::builder(major).start()
-    }
-
-    /// Like [`Postgres::start`] without blocking the runtime.
-    pub async fn start_async(major: Major) -> Result<Postgres, LabError> {
-        Postgres::builder(major).start_async().await
-    }
-
-    pub fn builder(major: Major) -> Builder {
-        Builder::new(major)
-    }
-
     pub(super) fn start_cluster(cluster: Cluster) -> Result<Postgres, LabError> {
         let (port, server) = cluster.launch_on_a_free_port()?;
         Ok(Postgres {
@@ -441,6 +429,7 @@ fn run(command: &mut Command) -> Result<Output, LabError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::Major;
 
     #[tokio::test]
     async fn a_server_of_the_newest_major_starts_answers_and_leaves_nothing_behind() {
