@@ -27,7 +27,6 @@ use zeroize::Zeroizing;
 
 use super::FrontendError;
 use super::connection_limits::{ClientLimits, ConnectionLimits, ConnectionPermit};
-use super::current::{Asking, BUDGET};
 use super::pending_logins::PendingLogins;
 use crate::auth::ClientKeys;
 use crate::auth::hba::{HbaRules, IdentMaps};
@@ -112,6 +111,34 @@ impl RoleRateLimiters {
         limiters.retain(|(role, database), _| {
             roles.iter().any(|limits| limits.role == *role && limits.database == *database)
         });
+    }
+}
+
+/// Failed logins that asked, of one role from an address; ten times as many of all roles.
+pub(super) const BUDGET: AttemptBudget =
+    AttemptBudget { free: 5, interval: Duration::from_secs(1), delay_max: Duration::ZERO };
+
+/// How asking ended: the label of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RefreshOutcome {
+    /// What is known is what the system had after the login began.
+    Current,
+    /// The database was read too often lately to read it again.
+    Often,
+    /// Too many logins from this address have failed.
+    Failures,
+    /// A move is at its cutover, or the system or the store does not answer.
+    Unread,
+}
+
+impl RefreshOutcome {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            RefreshOutcome::Current => "current",
+            RefreshOutcome::Often => "often",
+            RefreshOutcome::Failures => "failures",
+            RefreshOutcome::Unread => "unread",
+        }
     }
 }
 
@@ -295,7 +322,7 @@ pub(super) struct Attempt<'a> {
     /// The same, in the throttle of logins that ask the system.
     refresh: AttemptKeys,
     /// How asking ended; unset if it has not asked.
-    asking: OnceLock<Asking>,
+    asking: OnceLock<RefreshOutcome>,
     /// It needed no password, or had the right one.
     admitted: AtomicBool,
     pub(super) role: &'a str,
@@ -338,21 +365,21 @@ impl Attempt<'_> {
     }
 
     /// Records how asking ended.
-    pub(super) fn asked(&self, asking: Asking) {
+    pub(super) fn asked(&self, asking: RefreshOutcome) {
         let _ = self.asking.set(asking);
         self.access.metrics.counter(&names::LOGINS_ASKED, &[asking.as_str()]).increment(1);
     }
 
     /// The login may have failed because what is known of its role is out of date.
     pub(super) fn is_in_doubt(&self) -> bool {
-        self.asking.get().is_none_or(|asking| *asking != Asking::Current)
+        self.asking.get().is_none_or(|asking| *asking != RefreshOutcome::Current)
     }
 }
 
 /// Counts a login that asked and then left or failed, so that repeated asking is limited.
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        let has_asked = self.asking.get().is_some_and(|asking| *asking != Asking::Failures);
+        let has_asked = self.asking.get().is_some_and(|asking| *asking != RefreshOutcome::Failures);
         if has_asked && !*self.admitted.get_mut() && self.may_ask() {
             self.access.asked.failed(self.refresh, BUDGET, Instant::now());
         }

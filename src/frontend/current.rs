@@ -12,49 +12,20 @@
 //! database asks about the first one; and each answer covers all roles of the database.
 //!
 //! # When a login does not ask
-//! After a few failed logins of one role from its address, or more of many roles ([`BUDGET`]), a login
-//! uses what is known. The code that answers the questions limits how often a database is read.
+//! After a few failed logins of one role from its address, or more of many roles, a login uses what is known
+//! ([`BUDGET`](super::access::BUDGET)). The code that answers the questions limits how often a database is read.
 
 use std::time::Duration;
 
 use tokio::time::timeout;
 
 use super::Frontend;
-use super::access::Attempt;
-use crate::auth::throttle::AttemptBudget;
+use super::access::{Attempt, RefreshOutcome};
 use crate::catalog::LoginRefreshOutcome;
-
-/// Failed logins that asked, of one role from an address; ten times as many of all roles.
-pub(super) const BUDGET: AttemptBudget =
-    AttemptBudget { free: 5, interval: Duration::from_secs(1), delay_max: Duration::ZERO };
 
 /// The longest wait for an answer; also at most this fraction of the login's time limit.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 const WAIT_SHARE: u32 = 4;
-
-/// How asking ended: the label of a metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asking {
-    /// What is known is what the system had after the login began.
-    Current,
-    /// The database was read too often lately to read it again.
-    Often,
-    /// Too many logins from this address have failed.
-    Failures,
-    /// A move is at its cutover, or the system or the store does not answer.
-    Unread,
-}
-
-impl Asking {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Asking::Current => "current",
-            Asking::Often => "often",
-            Asking::Failures => "failures",
-            Asking::Unread => "unread",
-        }
-    }
-}
 
 /// Returns when the logins of the database are up to date, or when the time for that has passed.
 ///
@@ -65,18 +36,18 @@ pub(super) async fn make_current(frontend: &Frontend, attempt: &Attempt<'_>, dat
     let routes = &frontend.routes;
     let Some(route) = routes.lookup(database).or_else(|| routes.routes().into_iter().next()) else { return };
     if !attempt.may_ask() {
-        return attempt.asked(Asking::Failures);
+        return attempt.asked(RefreshOutcome::Failures);
     }
     let asking = async {
         match login_refresh.refresh(route.id()).await {
             LoginRefreshOutcome::Current(revision) => {
                 routes.followed().logins(revision).await;
-                Asking::Current
+                RefreshOutcome::Current
             }
-            LoginRefreshOutcome::Often => Asking::Often,
-            LoginRefreshOutcome::Unread => Asking::Unread,
+            LoginRefreshOutcome::Often => RefreshOutcome::Often,
+            LoginRefreshOutcome::Unread => RefreshOutcome::Unread,
         }
     };
     let bound = WAIT_MAX.min(frontend.login_time_max / WAIT_SHARE);
-    attempt.asked(timeout(bound, asking).await.unwrap_or(Asking::Unread));
+    attempt.asked(timeout(bound, asking).await.unwrap_or(RefreshOutcome::Unread));
 }
