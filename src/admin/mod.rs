@@ -27,4 +27,4 @@ pub use sql::syntax_error::{ErrorKind, SyntaxError};
 // Inside this module a file is named without its folder.
 use commands::{answer, blockers, context, databases, error, find, moves, systems, transition_error};
 use compat::driver_queries;
-use sql::{lookup, parse, parse_show, parser, token};
+use sql::{lookup, parse, parser, token};

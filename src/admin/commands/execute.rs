@@ -29,11 +29,12 @@ use super::{
     transfers, transitions,
 };
 use crate::admin::answer::{Answer, row};
-use crate::admin::commands::{Effect, Scope, Show, ShowRows};
+use crate::admin::commands::{Effect, Scope, Show};
 use crate::admin::driver_queries;
 use crate::admin::error::AdminError;
 use crate::admin::lookup::command;
 use crate::admin::parse::Parsed;
+use crate::admin::show::dispatch::ShowRows;
 use crate::admin::statement::{DriverQuery, Statement};
 use crate::admin::users::Rights;
 use crate::catalog::Trail;

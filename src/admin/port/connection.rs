@@ -28,8 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::driver_queries::SERVER_VERSION;
 use crate::admin::parse::{Parsed, TEXT_BYTES_MAX};
+use crate::admin::port::connections::{AdminConnection, Connections};
 use crate::admin::port::queries::{Queries, explained, refused};
-use crate::admin::serve::{AdminConnection, Shared};
 use crate::admin::users::Rights;
 use crate::error::{Blame, Explain as _, Refusal, Severity, SqlState};
 use crate::frontend::Administrator;
@@ -50,7 +50,7 @@ pub(in crate::admin) async fn serve(
     administrator: Administrator,
     rights: Rights,
     permit: Option<OwnedSemaphorePermit>,
-    shared: &Arc<Shared>,
+    connections: &Arc<Connections>,
 ) -> io::Result<()> {
     let Administrator { stream, early, address, name, application_name } = administrator;
     let mut state = DefaultClient::new(address, !matches!(stream, Stream::Plain(_)));
@@ -63,15 +63,15 @@ pub(in crate::admin) async fn serve(
         let full = full.with_hint("admin.connections_max is the limit.").with_blame(Blame::Platform);
         return end_with_error(&mut client, &full).await;
     };
-    let connection = shared.register(permit);
+    let connection = connections.register(permit);
     complete_startup(&mut client, &name, &application_name, &connection).await?;
-    let queries = Queries::new(name, rights, connection, shared.executor.clone());
+    let queries = Queries::new(name, rights, connection, connections.executor.clone());
     let mut connection = Connection {
         reader: MessageReader { reading, unread: early },
         client,
         queries: Arc::new(queries),
         absent: Arc::new(NoopHandler),
-        closing: shared.closing.clone(),
+        closing: connections.closing.clone(),
     };
     connection.run().await
 }

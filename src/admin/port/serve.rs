@@ -1,6 +1,7 @@
-//! The admin port: accepts administrators, and lets them cancel each other's waits.
+//! The admin port: accepts administrators.
 //!
-//! Owns the listener and the connections' tasks; a connection is in `connection`. It deliberately executes no
+//! Owns the listener and the connections' tasks; a connection is in `connection`, their table in
+//! `connections`. It deliberately executes no
 //! command itself.
 //!
 //! # Why not all of pgwire
@@ -9,30 +10,26 @@
 //! neither our limits of logins nor certificates of clients. So our own `frontend`, which applications come
 //! through as well, does the login; pgwire has the connection from there.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::execute::Executor;
 use crate::admin::port::connection;
+use crate::admin::port::connections::Connections;
 use crate::admin::users::Users;
 use crate::auth::scram::MockSecret;
 use crate::frontend::{Access, Encryption, Frontend, FrontendError, IncomingAdmin};
 use crate::route::RouteTable;
 use crate::tls::Acceptor;
-use crate::wire::startup::CancelRequest;
 
 /// What the admin port needs to open.
 #[derive(Debug)]
@@ -57,16 +54,11 @@ pub struct AdminServer {
     sampling: JoinHandle<()>,
 }
 
-pub(in crate::admin) struct Shared {
-    pub(in crate::admin) executor: Executor,
+struct Shared {
     frontend: Frontend,
     users: ArcSwap<Users>,
-    connections: Arc<Semaphore>,
-    /// By process id and key of BackendKeyData: the wait that a cancel request ends.
-    waits: Mutex<HashMap<(i32, Bytes), CancellationToken>>,
-    last_pid: AtomicI32,
-    /// When cancelled, every connection ends with 57P01.
-    pub(in crate::admin) closing: CancellationToken,
+    permits: Arc<Semaphore>,
+    connections: Arc<Connections>,
     tasks: TaskTracker,
 }
 
@@ -82,7 +74,6 @@ impl AdminServer {
         let address = listener.local_addr()?;
         let sampling = tokio::spawn(executor.clone().sample());
         let shared = Arc::new(Shared {
-            executor,
             frontend: Frontend {
                 routes: RouteTable::new(1),
                 acceptor: options.acceptor,
@@ -92,10 +83,8 @@ impl AdminServer {
                 access: options.access,
             },
             users: ArcSwap::from_pointee(options.users),
-            connections: Arc::new(Semaphore::new(options.connections_max as usize)),
-            waits: Mutex::default(),
-            last_pid: AtomicI32::new(0),
-            closing: CancellationToken::new(),
+            permits: Arc::new(Semaphore::new(options.connections_max as usize)),
+            connections: Arc::new(Connections::new(executor)),
             tasks: TaskTracker::new(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
@@ -114,7 +103,7 @@ impl AdminServer {
     /// Closes the port, gives running commands up to `grace` to end, and closes the connections.
     pub async fn shutdown(self, grace: Duration) {
         self.accepting.abort();
-        self.shared.closing.cancel();
+        self.shared.connections.closing.cancel();
         self.shared.tasks.close();
         if tokio::time::timeout(grace, self.shared.tasks.wait()).await.is_err() {
             tracing::warn!("commands on the admin port did not end in time");
@@ -126,7 +115,7 @@ impl Drop for AdminServer {
     fn drop(&mut self) {
         self.accepting.abort();
         self.sampling.abort();
-        self.shared.closing.cancel();
+        self.shared.connections.closing.cancel();
     }
 }
 
@@ -150,61 +139,20 @@ async fn receive(tcp: TcpStream, address: SocketAddr, shared: Arc<Shared>) {
     let _ = tcp.set_nodelay(true);
     let users = shared.users.load_full();
     let incoming = tokio::select! {
-        () = shared.closing.cancelled() => return,
+        () = shared.connections.closing.cancelled() => return,
         incoming = shared.frontend.receive_administrator(tcp, address, &users.verifiers) => incoming,
     };
     match incoming {
-        Ok(IncomingAdmin::Cancel(request, _stream)) => shared.cancel(&request),
+        Ok(IncomingAdmin::Cancel(request, _stream)) => shared.connections.cancel(&request),
         Ok(IncomingAdmin::Administrator(administrator)) => {
-            let permit = Arc::clone(&shared.connections).try_acquire_owned().ok();
+            let permit = Arc::clone(&shared.permits).try_acquire_owned().ok();
             let rights = users.rights(&administrator.name);
-            if let Err(error) = connection::serve(administrator, rights, permit, &shared).await {
+            if let Err(error) = connection::serve(administrator, rights, permit, &shared.connections).await {
                 tracing::debug!(%address, %error, "an administrator's connection broke");
             }
         }
         // A port scan or pg_isready: it comes every few seconds, and means nothing.
         Err(FrontendError::Gone) => tracing::debug!(%address, "a connection ended without a word"),
         Err(error) => tracing::info!(%address, error = &error as &dyn std::error::Error, "no administrator"),
-    }
-}
-
-/// A connection to the admin port; unregistered when dropped.
-pub(in crate::admin) struct AdminConnection {
-    pub(in crate::admin) pid: i32,
-    pub(in crate::admin) key: Bytes,
-    shared: Arc<Shared>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Drop for AdminConnection {
-    fn drop(&mut self) {
-        self.shared.waits().remove(&(self.pid, self.key.clone()));
-    }
-}
-
-impl AdminConnection {
-    /// A token for the next command: a cancel request for this connection cancels it.
-    pub(in crate::admin) fn next_wait(&self) -> CancellationToken {
-        let token = self.shared.closing.child_token();
-        self.shared.waits().insert((self.pid, self.key.clone()), token.clone());
-        token
-    }
-}
-
-impl Shared {
-    pub(in crate::admin) fn register(self: &Arc<Shared>, permit: OwnedSemaphorePermit) -> AdminConnection {
-        let pid = self.last_pid.fetch_add(1, Ordering::Relaxed).wrapping_add(1) & i32::MAX;
-        let key = Bytes::copy_from_slice(&rand::random::<[u8; 4]>());
-        AdminConnection { pid, key, shared: Arc::clone(self), _permit: permit }
-    }
-
-    fn cancel(&self, request: &CancelRequest) {
-        if let Some(wait) = self.waits().get(&(request.pid, request.key.clone())) {
-            wait.cancel();
-        }
-    }
-
-    fn waits(&self) -> std::sync::MutexGuard<'_, HashMap<(i32, Bytes), CancellationToken>> {
-        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

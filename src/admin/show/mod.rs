@@ -5,6 +5,7 @@ pub(in crate::admin) mod catalog;
 pub(in crate::admin) mod consumers;
 pub(in crate::admin) mod databases;
 pub(in crate::admin) mod debt;
+pub(in crate::admin) mod dispatch;
 pub(in crate::admin) mod moves;
 pub(in crate::admin) mod operations;
 pub(in crate::admin) mod process;

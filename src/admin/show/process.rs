@@ -1,8 +1,9 @@
-//! SHOW: the process itself: lists, users, settings, memory.
+//! SHOW: the process itself: its commands, lists, users, settings, memory.
 
 use std::collections::BTreeMap;
 
 use crate::admin::answer::{Row, row};
+use crate::admin::commands::COMMANDS;
 use crate::admin::context::{Cluster, Local};
 use crate::admin::error::AdminError;
 use crate::admin::find;
@@ -17,6 +18,11 @@ struct User {
     servers: usize,
     /// The sum of the clients that the databases' contracts allow here.
     clients_max: u64,
+}
+
+/// The table of commands.
+pub(in crate::admin) async fn show_help(_local: &Local) -> Result<Vec<Row>, AdminError> {
+    Ok(COMMANDS.iter().map(|command| row![command.syntax, command.doc]).collect())
 }
 
 /// Beside what this process has, it counts what the catalogue has.

@@ -1,17 +1,32 @@
 //! The productions of SHOW: its syntax stands in the table of commands.
 
-use crate::admin::commands::SHOWS;
+use crate::admin::commands::{Show, each_show};
 use crate::admin::parser::Parser;
 use crate::admin::sql::values;
 use crate::admin::statement::Statement;
 use crate::admin::{ErrorKind, SyntaxError};
 use crate::model::{DatabaseName, MoveId};
 
+/// Reads what follows the keyword of a SHOW.
+type ReadShow = fn(&mut Parser) -> Result<Show, SyntaxError>;
+
+/// Makes [`SHOWS`].
+macro_rules! shows {
+    ($($variant:ident $scope:ident $syntax:literal,
+        $($function:ident)::+($($subject:ident: $kind:ty)?) $(with $cluster:ident)?;)*) => {
+        /// The syntax of each SHOW, and what reads its name or number.
+        const SHOWS: &[(&str, ReadShow)] =
+            &[$(($syntax, |_parser| Ok(Show::$variant $((<$kind as Subject>::read(_parser)?))?)),)*];
+    };
+}
+
+each_show!(shows);
+
 /// PgBouncer's; refused.
 const FDS: &str = "FDS";
 
 /// What a SHOW can be about.
-pub(in crate::admin) trait Subject: Sized {
+trait Subject: Sized {
     fn read(parser: &mut Parser) -> Result<Self, SyntaxError>;
 }
 

@@ -4,18 +4,7 @@
 //! names are part of the interface: columns may be added at the end, never renamed. A PgBouncer command has
 //! PgBouncer's columns first, in its order and with its units, because exporters read them.
 
-use futures_util::future::BoxFuture;
-
-use crate::admin::SyntaxError;
-use crate::admin::answer::{Row, row};
 use crate::admin::column::{Column, ColumnType};
-use crate::admin::context::{Cluster, Local};
-use crate::admin::error::AdminError;
-use crate::admin::parse_show::Subject;
-use crate::admin::parser::Parser;
-use crate::admin::show::{
-    catalog, consumers, databases, debt, moves, operations, process, sessions, sockets, traffic,
-};
 use crate::admin::users::Rights;
 use crate::model::{DatabaseName, MoveId};
 
@@ -72,31 +61,10 @@ macro_rules! column {
     };
 }
 
-/// The rows of a SHOW, unless its scope is the other one.
-macro_rules! rows_if {
-    (Cluster is Cluster, $rows:expr) => {
-        Some(Box::pin($rows))
-    };
-    (Process is Process, $rows:expr) => {
-        Some(Box::pin($rows))
-    };
-    ($context:ident is $scope:ident, $rows:expr) => {
-        None
-    };
-}
-
-/// The second of two names: the first only says that the second is wanted.
-macro_rules! second {
-    ($first:ident $second:ident) => {
-        $second
-    };
-}
-
-/// Makes the constants and [`COMMANDS`]; and from the rows with `=>`, which are SHOWs, [`Show`], what parses
-/// it and what answers it: a function over [`Cluster`] or over [`Local`], as the row's scope says; `with
-/// cluster` gives a SHOW of the process the catalogue, too.
+/// Makes the constants, [`COMMANDS`] and [`Show`]; and `each_show!`, which gives the rows with `=>` to another
+/// macro: that of `parse_show` makes what reads a SHOW of them, that of `show::dispatch` what answers it.
 macro_rules! commands {
-    ($($name:ident: $scope:ident $effect:ident $tag:literal, $syntax:literal
+    ($dollar:tt $($name:ident: $scope:ident $effect:ident $tag:literal, $syntax:literal
         $(=> $variant:ident $($function:ident)::+($($subject:ident: $kind:ty)?) $(with $cluster:ident)?)?,
         [$($column:literal $($type:ident)?),* $(,)?], $doc:literal;)*) => {
         $(
@@ -127,44 +95,19 @@ macro_rules! commands {
             }
         }
 
-        /// The syntax of each SHOW, and what reads its name or number.
-        pub(in crate::admin) const SHOWS: &[(&str, ReadShow)] =
-            &[$($(($syntax, |_parser| Ok(Show::$variant $((<$kind as Subject>::read(_parser)?))?)),)?)*];
-
-        #[allow(unused_variables, reason = "a SHOW of the other scope uses nothing of what is at hand")]
-        impl Show {
-            /// The rows of a SHOW whose scope is the cluster.
-            pub(in crate::admin) fn on_cluster<'a>(&'a self, cluster: &'a Cluster) -> Option<ShowRows<'a>> {
-                match self {
-                    $($(Show::$variant $(($subject))? =>
-                        rows_if!(Cluster is $scope, $($function)::+(cluster $(, $subject)?)),)?)*
+        /// Calls a macro with every SHOW: its variant, scope, syntax and function.
+        macro_rules! each_show {
+            ($dollar make:ident) => {
+                $dollar make! {
+                    $($($variant $scope $syntax, $($function)::+($($subject: $kind)?) $(with $cluster)?;)?)*
                 }
-            }
-
-            /// The rows of a SHOW whose scope is the process.
-            pub(in crate::admin) fn on_process<'a>(
-                &'a self,
-                local: &'a Local,
-                cluster: &'a Cluster,
-            ) -> Option<ShowRows<'a>> {
-                match self {
-                    $($(Show::$variant $(($subject))? => rows_if!(
-                        Process is $scope,
-                        $($function)::+(local $(, second!($cluster cluster))? $(, $subject)?)
-                    ),)?)*
-                }
-            }
+            };
         }
     };
 }
 
-/// What a SHOW answers, once it is awaited.
-pub(in crate::admin) type ShowRows<'a> = BoxFuture<'a, Result<Vec<Row>, AdminError>>;
-
-/// Reads what follows the keyword of a SHOW.
-pub(in crate::admin) type ReadShow = fn(&mut Parser) -> Result<Show, SyntaxError>;
-
 commands! {
+    $
     SHOW_DATABASES: Process Look "SHOW", "SHOW DATABASES" => Databases databases::show_databases() with cluster,
         ["name", "host", "port" Int4, "database", "force_user", "pool_size" Int4, "min_pool_size" Int4, "reserve_pool_size" Int4,
          "server_lifetime" Int4, "pool_mode", "load_balance_hosts", "max_connections" Int4, "current_connections" Int4,
@@ -390,7 +333,7 @@ commands! {
         "Who changed what, newest first. A change and its entry are one commit. Entries of freehold tell what a start has mended: \
          records that an older version had not written together, and routes that had not followed ALTER SYSTEM yet.";
     SHOW_VERSION: Process Look "SHOW", "SHOW VERSION" => Version process::show_version(), ["version"], "The version that runs.";
-    SHOW_HELP: Process Look "SHOW", "SHOW HELP" => Help show_help(), ["command", "description"], "This table.";
+    SHOW_HELP: Process Look "SHOW", "SHOW HELP" => Help process::show_help(), ["command", "description"], "This table.";
     RELOAD: Process Change "RELOAD", "RELOAD", ["setting", "applied"],
         "Reads the configuration file again and applies what can change. Nobody is dropped.";
     SHUTDOWN: Process Change "SHUTDOWN", "SHUTDOWN [WAIT_FOR_CLIENTS|WAIT_FOR_SERVERS]", [],
@@ -399,10 +342,7 @@ commands! {
          SHUTDOWN ends that wait.";
 }
 
-/// The table for administrators.
-async fn show_help(_local: &Local) -> Result<Vec<Row>, AdminError> {
-    Ok(COMMANDS.iter().map(|command| row![command.syntax, command.doc]).collect())
-}
+pub(in crate::admin) use each_show;
 
 /// The table for the documentation, in Markdown.
 pub fn reference() -> String {
