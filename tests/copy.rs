@@ -18,7 +18,7 @@ use freehold::model::StepEvent;
 use freehold::model::{MoveStep, SslMode, SystemRecord};
 use freehold::system::pipe::RawSession;
 use freehold::system::{
-    Session, SystemAccess, SystemError, fence, marker, pipe, roles, slots, subscriptions,
+    Session, SystemAccess, SystemError, fence, marker, own_roles, pipe, slots, subscriptions,
 };
 use freehold::tls::{ClientTls, Connector, Roots};
 use moving::dumps::{Dumps, assert_same};
@@ -58,7 +58,7 @@ async fn followed(moving: &Moving, source: &Session, target: &Session) {
     let ends = moving.ctx.ends();
     let name = ends.names().forward();
     let role = ends.names().replication_role();
-    roles::create_replication(source, &role, "secret", source.dbname()).await.unwrap();
+    own_roles::create_replication(source, &role, "secret", source.dbname()).await.unwrap();
     target.act_as_replica().await.unwrap();
     let address = &ends.source.system.address;
     let conninfo = format!(

@@ -11,10 +11,11 @@ use zeroize::Zeroizing;
 
 use super::SystemError;
 use super::secret_file::{PasswordError, PasswordPlaces};
-use super::session::{CONNECTING, Setup};
 use crate::backend::{self, ConnectRequest, Credential, ServerConnection};
 use crate::model::{RoleName, SslMode, SystemRecord};
 use crate::tls::{ClientTls, Connector, Roots};
+
+pub(super) const CONNECTING: &str = "connecting";
 
 /// Settings that are the same for all systems.
 #[derive(Debug, Clone, Default)]
@@ -91,12 +92,4 @@ impl SystemAccess {
             source => SystemError::PasswordFile { system: system.name.clone(), path: path.clone(), source },
         })
     }
-}
-
-/// The startup packet of a session of Freehold; `further` options come after those of the setup.
-pub(super) fn startup(setup: Setup, options: &str, further: &[(&str, &str)]) -> Vec<(String, String)> {
-    let options = format!("{}{options}", setup.options());
-    let ours = [("options", options.as_str()), ("client_encoding", "UTF8")];
-    let ours = if setup == Setup::Bare { &[] } else { ours.as_slice() };
-    ours.iter().chain(further).map(|(name, value)| (name.to_string(), value.to_string())).collect()
 }

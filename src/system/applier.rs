@@ -16,11 +16,10 @@
 
 use std::time::Duration;
 
-use super::marker::or_rolled_back;
 use super::names::quote_ident;
 use super::own_roles::{self, SHUT_OUT, Standing};
 use super::roles;
-use super::session::{Setup, without_event_triggers_sql};
+use super::session::{Setup, or_rolled_back, without_event_triggers_sql};
 use super::{Session, SystemError};
 use crate::error::{Explain, SqlState};
 
@@ -294,7 +293,7 @@ pub async fn take_back(session: &Session, role: &str) -> Result<(), SystemError>
 pub async fn remove(session: &Session, role: &str) -> Result<(), SystemError> {
     own_roles::end_sessions(session, role, &[]).await?;
     take_back(session, role).await?;
-    roles::drop_replication(session, role).await
+    own_roles::drop_replication(session, role).await
 }
 
 #[cfg(test)]

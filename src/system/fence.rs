@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 
 use crate::model::movement::SavedFence;
 
-use super::marker::or_rolled_back;
 use super::names::quote_ident;
+use super::session::or_rolled_back;
 use super::{Session, SystemError};
 
 /// The privileges on a database and its connection limit.

@@ -26,8 +26,8 @@
 //! other roles. A statement that Freehold sent has no calling function in its context; one that a function of
 //! any language runs has.
 
-use super::marker::or_rolled_back;
 use super::names::{GUARD_TRIGGERS, HELPER_SCHEMA, quote_ident, quote_literal};
+use super::session::or_rolled_back;
 use super::{Session, SystemError};
 use crate::model::MoveId;
 

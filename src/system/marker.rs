@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::model::MoveId;
 
 use super::names::{HELPER_SCHEMA, MoveNames, helper_label, quote_literal};
+use super::session::or_rolled_back;
 use super::{Session, SystemError};
 
 /// The owner of the helper schema.
@@ -210,15 +211,4 @@ pub async fn wait_until_seen(
 
 pub(super) fn number(id: MoveId) -> i64 {
     i64::try_from(id.0).unwrap_or(i64::MAX)
-}
-
-/// A batch with BEGIN that failed in the middle leaves its transaction open.
-pub(super) async fn or_rolled_back(
-    session: &Session,
-    outcome: Result<(), SystemError>,
-) -> Result<(), SystemError> {
-    if outcome.is_err() {
-        let _ = session.batch("rolling back", "ROLLBACK").await;
-    }
-    outcome
 }

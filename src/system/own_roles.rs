@@ -11,9 +11,9 @@
 //! password is refused, whichever role has set it. So the role can log in only for the short time in which
 //! Freehold does, and its sessions are counted afterwards.
 
-use super::marker::or_rolled_back;
 use super::names::{quote_ident, quote_literal};
 use super::roles::Membership;
+use super::session::{Setup, or_rolled_back, without_event_triggers_sql};
 use super::{Session, SystemError, facts, roles};
 
 /// Time for which the role can log in, unless that is ended earlier.
@@ -129,6 +129,63 @@ pub async fn end_sessions(session: &Session, role: &str, ours: &[i32]) -> Result
         WHERE usesysid = (SELECT oid FROM pg_roles WHERE rolname = $1) AND backend_type IN ('client backend', 'walsender')
           AND pid <> ALL ($2)";
     Ok(session.rows("ending sessions of a role", sql, &[&role, &ours]).await?.len())
+}
+
+/// Creates the role that a move's subscriptions log in with, or replaces it with a new password. It may
+/// connect to `dbname` and read what is published there; values are written the same way on every system, and
+/// no timeout set for the database ends its sessions. CONNECT is granted only if the role does not have it
+/// already, so that a database with default privileges keeps them. [`SystemError::NotOurs`]: another role
+/// controls a role of this name.
+pub async fn create_replication(
+    session: &Session,
+    name: &str,
+    password: &str,
+    dbname: &str,
+) -> Result<(), SystemError> {
+    const CREATING: &str = "creating the replication role";
+    if standing(session, name).await? != Standing::Absent {
+        end_sessions(session, name, &[]).await?;
+        drop_replication(session, name).await?;
+    }
+    let (role, verifier) = (quote_ident(name), quote_literal(&roles::verifier_of(session, password).await?));
+    let version = facts::version_num(session).await?;
+    let settings = Setup::Fixed.role_settings_sql(&role, version);
+    let quietly = without_event_triggers_sql(&role, version);
+    let sql = format!(
+        "BEGIN; SET LOCAL log_statement = 'none';
+         CREATE ROLE {role} WITH LOGIN REPLICATION NOINHERIT CONNECTION LIMIT 20 PASSWORD {verifier};
+         {settings} {quietly}
+         COMMIT"
+    );
+    or_rolled_back(session, session.batch(CREATING, &sql).await).await?;
+    let may_connect = "SELECT has_database_privilege($1, $2, 'CONNECT')";
+    if session.value(CREATING, may_connect, &[&name, &dbname]).await? {
+        return Ok(());
+    }
+    let sql = format!("GRANT CONNECT ON DATABASE {} TO {role}", quote_ident(dbname));
+    session.batch(CREATING, &sql).await
+}
+
+/// Drops the replication role of a move, with its privilege on the database.
+pub async fn drop_replication(session: &Session, name: &str) -> Result<(), SystemError> {
+    const DROPPING: &str = "dropping the replication role";
+    let sql = "SELECT d.datname::text FROM pg_shdepend s JOIN pg_database d ON d.oid = s.objid
+        WHERE s.classid = 'pg_database'::regclass AND s.refclassid = 'pg_authid'::regclass
+          AND s.refobjid = (SELECT oid FROM pg_roles WHERE rolname = $1)";
+    for row in &session.rows(DROPPING, sql, &[&name]).await? {
+        let database: String = session.column(DROPPING, row, 0)?;
+        let sql = format!("REVOKE ALL ON DATABASE {} FROM {}", quote_ident(&database), quote_ident(name));
+        session.batch(DROPPING, &sql).await?;
+    }
+    match roles::drop_unless_used(session, name).await? {
+        true => {}
+        // A move owns nothing in other databases. A role that does belongs to another party, and stays.
+        false => tracing::warn!(
+            role = name,
+            "a role with the name of a move's own is used by somebody else, and stays"
+        ),
+    }
+    Ok(())
 }
 
 /// Memberships that the other side lacks, or has with fewer options: their members would gain privileges.

@@ -21,6 +21,7 @@ use crate::model::MoveId;
 
 use super::fence::{self, Writer};
 use super::sequences::{self, Position, Reader, Sequence};
+use super::session::or_rolled_back;
 use super::tables::TableName;
 use super::{Session, SystemError, marker};
 
@@ -218,7 +219,7 @@ impl<'a> NewSide<'a> {
         sql.push_str(&marker::write_sql(self.id, kind, token));
         sql.push_str(";COMMIT");
         match timeout_at(deadline, self.session.batch(SEALING, &sql)).await {
-            Ok(outcome) => marker::or_rolled_back(self.session, outcome).await,
+            Ok(outcome) => or_rolled_back(self.session, outcome).await,
             Err(_) => Err(self.session.late(SEALING, started.elapsed())),
         }
     }

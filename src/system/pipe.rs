@@ -25,8 +25,8 @@ use crate::wire::message::backend::{ErrorFields, tag};
 use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, frontend};
 
 use super::SystemError;
-use super::access::{self, SystemAccess};
-use super::session::{CONNECTING, Setup, UNLIMITED, without_event_triggers};
+use super::access::{CONNECTING, SystemAccess};
+use super::session::{Setup, UNLIMITED, without_event_triggers};
 
 const COPYING: &str = "copying rows";
 const READ_BYTES: usize = 128 << 10;
@@ -52,7 +52,7 @@ impl RawSession {
         deadline: Instant,
     ) -> Result<RawSession, SystemError> {
         let started = Instant::now();
-        let startup = access::startup(Setup::Fixed, without_event_triggers(system), startup);
+        let startup = Setup::Fixed.startup(without_event_triggers(system), startup);
         let connection = access.connect(system, dbname, startup, deadline).await?;
         RawSession::opened(connection, system, started, deadline).await
     }
@@ -69,7 +69,7 @@ impl RawSession {
         let started = Instant::now();
         let (role, password) = login;
         let credential = Credential::Password(password.clone());
-        let startup = access::startup(setup, "", startup);
+        let startup = setup.startup("", startup);
         let connection = access.connect_as(system, dbname, (role, credential), startup, deadline).await?;
         RawSession::opened(connection, system, started, deadline).await
     }

@@ -15,10 +15,8 @@ use serde_json::Value;
 use crate::auth::scram::{ITERATIONS_DEFAULT, SALT_BYTES_DEFAULT, Verifier};
 use crate::auth::sha256;
 
-use super::marker::or_rolled_back;
 use super::names::{quote_ident, quote_literal};
-use super::own_roles::{self, Standing};
-use super::session::{Setup, without_event_triggers_sql};
+use super::session::or_rolled_back;
 use super::{Session, SystemError};
 
 /// A role as `pg_authid` has it.
@@ -443,41 +441,6 @@ pub async fn comment(session: &Session, name: &str, text: Option<&str>) -> Resul
     session.batch("commenting a role", &sql).await
 }
 
-/// Creates the role that a move's subscriptions log in with, or replaces it with a new password. It may
-/// connect to `dbname` and read what is published there; values are written the same way on every system, and
-/// no timeout set for the database ends its sessions. CONNECT is granted only if the role does not have it
-/// already, so that a database with default privileges keeps them. [`SystemError::NotOurs`]: another role
-/// controls a role of this name.
-pub async fn create_replication(
-    session: &Session,
-    name: &str,
-    password: &str,
-    dbname: &str,
-) -> Result<(), SystemError> {
-    const CREATING: &str = "creating the replication role";
-    if own_roles::standing(session, name).await? != Standing::Absent {
-        own_roles::end_sessions(session, name, &[]).await?;
-        drop_replication(session, name).await?;
-    }
-    let (role, verifier) = (quote_ident(name), quote_literal(&verifier_of(session, password).await?));
-    let version = super::facts::version_num(session).await?;
-    let settings = Setup::Fixed.role_settings_sql(&role, version);
-    let quietly = without_event_triggers_sql(&role, version);
-    let sql = format!(
-        "BEGIN; SET LOCAL log_statement = 'none';
-         CREATE ROLE {role} WITH LOGIN REPLICATION NOINHERIT CONNECTION LIMIT 20 PASSWORD {verifier};
-         {settings} {quietly}
-         COMMIT"
-    );
-    or_rolled_back(session, session.batch(CREATING, &sql).await).await?;
-    let may_connect = "SELECT has_database_privilege($1, $2, 'CONNECT')";
-    if session.value(CREATING, may_connect, &[&name, &dbname]).await? {
-        return Ok(());
-    }
-    let sql = format!("GRANT CONNECT ON DATABASE {} TO {role}", quote_ident(dbname));
-    session.batch(CREATING, &sql).await
-}
-
 /// The SCRAM verifier of a password: the publisher never gets the password itself, and requires SCRAM
 /// whatever its `password_encryption` is.
 pub(super) async fn verifier_of(session: &Session, password: &str) -> Result<String, SystemError> {
@@ -488,28 +451,6 @@ pub(super) async fn verifier_of(session: &Session, password: &str) -> Result<Str
     tokio::task::spawn_blocking(move || Verifier::from_password(&password, &salt, rounds).to_string())
         .await
         .map_err(|error| session.unexpected("hashing a password", error.to_string()))
-}
-
-/// Drops the replication role of a move, with its privilege on the database.
-pub async fn drop_replication(session: &Session, name: &str) -> Result<(), SystemError> {
-    const DROPPING: &str = "dropping the replication role";
-    let sql = "SELECT d.datname::text FROM pg_shdepend s JOIN pg_database d ON d.oid = s.objid
-        WHERE s.classid = 'pg_database'::regclass AND s.refclassid = 'pg_authid'::regclass
-          AND s.refobjid = (SELECT oid FROM pg_roles WHERE rolname = $1)";
-    for row in &session.rows(DROPPING, sql, &[&name]).await? {
-        let database: String = session.column(DROPPING, row, 0)?;
-        let sql = format!("REVOKE ALL ON DATABASE {} FROM {}", quote_ident(&database), quote_ident(name));
-        session.batch(DROPPING, &sql).await?;
-    }
-    match drop_unless_used(session, name).await? {
-        true => {}
-        // A move owns nothing in other databases. A role that does belongs to another party, and stays.
-        false => tracing::warn!(
-            role = name,
-            "a role with the name of a move's own is used by somebody else, and stays"
-        ),
-    }
-    Ok(())
 }
 
 /// Settings of a database, and of roles in it: (role or None, `name=value`).

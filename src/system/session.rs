@@ -22,7 +22,7 @@ use tokio_postgres::{Client, Config, NoTls, Row};
 use zeroize::Zeroizing;
 
 use super::SystemError;
-use super::access::{self, SystemAccess};
+use super::access::{CONNECTING, SystemAccess};
 use super::bounded::Bounded;
 use super::names::{quote_ident, quote_literal};
 use crate::backend::{Credential, Introduced, ServerConnection};
@@ -95,10 +95,18 @@ impl Setup {
     }
 
     /// The parameter `options` of a startup packet: backslashes escape separators.
-    pub(super) fn options(self) -> String {
+    fn options(self) -> String {
         let escaped = |value: &str| value.replace('\\', "\\\\").replace(' ', "\\ ");
         let one = |(name, value): (&str, &str)| format!("-c {name}={}", escaped(value));
         self.settings().map(one).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The startup packet of a session of Freehold; `further` options come after those of the setup.
+    pub(super) fn startup(self, options: &str, further: &[(&str, &str)]) -> Vec<(String, String)> {
+        let options = format!("{}{options}", self.options());
+        let ours = [("options", options.as_str()), ("client_encoding", "UTF8")];
+        let ours = if self == Setup::Bare { &[] } else { ours.as_slice() };
+        ours.iter().chain(further).map(|(name, value)| (name.to_string(), value.to_string())).collect()
     }
 
     /// The same as settings of a role, for server processes that act as it: walsenders and workers that apply
@@ -175,7 +183,7 @@ impl Session {
     ) -> Result<Session, SystemError> {
         let quietly = without_event_triggers(record);
         let opened = |options| {
-            let startup = startup(setup, options, application_name);
+            let startup = setup.startup(options, &[("application_name", application_name)]);
             access.connect(record, dbname, startup, deadline)
         };
         let first = setup.first_statement();
@@ -202,7 +210,7 @@ impl Session {
         deadline: Instant,
     ) -> Result<Session, SystemError> {
         let login = (role, Credential::Password(password.clone()));
-        let startup = startup(Setup::Fixed, "", application_name);
+        let startup = Setup::Fixed.startup("", &[("application_name", application_name)]);
         let opened = access.connect_as(record, dbname, login, startup, deadline);
         Session::begin(opened, &Setup::Fixed.first_statement(), record, dbname, deadline).await
     }
@@ -370,10 +378,15 @@ impl Session {
     }
 }
 
-pub(super) const CONNECTING: &str = "connecting";
-
-fn startup(setup: Setup, options: &str, application_name: &str) -> Vec<(String, String)> {
-    access::startup(setup, options, &[("application_name", application_name)])
+/// A batch with BEGIN that failed in the middle leaves its transaction open.
+pub(super) async fn or_rolled_back(
+    session: &Session,
+    outcome: Result<(), SystemError>,
+) -> Result<(), SystemError> {
+    if outcome.is_err() {
+        let _ = session.batch("rolling back", "ROLLBACK").await;
+    }
+    outcome
 }
 
 /// First version in which event triggers fire at logins, and superusers can switch event triggers off.

@@ -11,8 +11,8 @@
 
 use crate::model::Lsn;
 
-use super::marker::or_rolled_back;
 use super::names::{quote_ident, quote_literal};
+use super::session::or_rolled_back;
 use super::{Session, SystemError};
 
 /// First `server_version_num` in which a subscription applies large transactions while they arrive.

@@ -17,7 +17,7 @@
 //! composites in binary format contain them, and processes that read them before the move share results with
 //! those that read them afterwards.
 
-use super::marker::or_rolled_back;
+use super::session::or_rolled_back;
 use super::{Session, SystemError};
 
 /// A type that the database's users or an extension created, by its schema and name.

@@ -20,7 +20,7 @@ use crate::catalog::{Swap, keys};
 use crate::control::moves::endpoint::{Endpoint, Endpoints};
 use crate::control::moves::steps::keep_reverse::NOTE_NO_WAY_BACK;
 use crate::control::moves::steps::preflight::{self, Plan};
-use crate::control::{ControlSettings, moves::claim, moves::doubt, moves::machine};
+use crate::control::{ControlSettings, moves::claim, moves::log, moves::machine, moves::objections};
 use crate::error::{Blame, Severity, SqlState};
 use crate::model::{
     AcceptedDifferences, DatabaseName, DatabaseRecord, Finding, FindingSeverity, MoveId, MovePhase,
@@ -232,7 +232,7 @@ async fn record_request(
             return Err(AdminError::NotInPhase { id, phase: record.phase, action: participle(request) });
         }
         record.facts.accepted.clone_from(&accepted);
-        if let Some(failure) = doubt::objection(record, request, settings.policy.verify) {
+        if let Some(failure) = objections::objection(record, request, settings.policy.verify) {
             return Err(AdminError::Doubtful { id, action: participle(request), failure: Box::new(failure) });
         }
         record.request = Some(request);
@@ -428,7 +428,8 @@ fn tried_to_undo(record: &MoveRecord, seen: usize) -> bool {
 fn verdict(command: Command, record: MoveRecord, seen: usize) -> Result<MoveRecord, AdminError> {
     let good = match command {
         commands::MOVE_DATABASE => {
-            matches!(record.phase, MovePhase::Kept | MovePhase::Finished) && doubt::alarm(&record).is_none()
+            matches!(record.phase, MovePhase::Kept | MovePhase::Finished)
+                && objections::alarm(&record).is_none()
         }
         commands::UNDO_MOVE => record.phase == MovePhase::Undone,
         commands::CANCEL_MOVE => {
@@ -441,7 +442,7 @@ fn verdict(command: Command, record: MoveRecord, seen: usize) -> Result<MoveReco
         return Err(AdminError::NotOurs { id: record.id, because });
     }
     // A present problem takes precedence over an earlier failure.
-    let failure = doubt::alarm(&record).or_else(|| record.failure.clone());
+    let failure = objections::alarm(&record).or_else(|| record.failure.clone());
     match (good, failure) {
         (false, Some(failure)) => Err(AdminError::MoveFailed {
             id: record.id,
@@ -474,7 +475,7 @@ fn participle(request: MoveRequest) -> &'static str {
 
 /// Why a kept move can no longer be undone.
 pub(in crate::admin) fn why_no_undo(record: &MoveRecord) -> Option<&str> {
-    let kept = !record.phase.has_ended() && machine::is_committed(record) && !machine::went_back(record);
+    let kept = !record.phase.has_ended() && log::is_committed(record) && !log::went_back(record);
     record.facts.notes.get(NOTE_NO_WAY_BACK).filter(|_| kept).map(String::as_str)
 }
 
@@ -501,7 +502,7 @@ fn message(record: &MoveRecord) -> String {
         return format!("it rests: another store may drive it; ADOPT MOVE {id} makes this store drive it");
     }
     match record.phase {
-        MovePhase::Kept if doubt::alarm(record).is_some() => {
+        MovePhase::Kept if objections::alarm(record).is_some() => {
             format!(
                 "clients are on {}; the two copies differ: SHOW MOVE {id} says what can be done",
                 record.target.system

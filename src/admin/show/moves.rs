@@ -12,7 +12,7 @@ use crate::control::moves::steps::finish;
 use crate::control::moves::steps::keep_reverse::NOTE_NO_WAY_BACK;
 use crate::control::moves::steps::provision::NOTE_ROLES_THAT_STAY;
 use crate::control::moves::steps::settle::NOTE_UNVERIFIED;
-use crate::control::moves::{doubt, machine};
+use crate::control::moves::{log, objections};
 use crate::model::{
     ComparedTable, FindingSeverity, MoveId, MovePhase, MoveProgress, MoveRecord, OldCopy, PauseReport, Place,
     StepEntry,
@@ -115,7 +115,7 @@ pub(in crate::admin) async fn show_move_tables(
 /// What became of the copy that the clients left, and how to open it again.
 fn closed_copy(record: &MoveRecord) -> Option<String> {
     let is_closed = record.phase == MovePhase::Finished
-        && !machine::went_back(record)
+        && !log::went_back(record)
         && record.facts.old_copy != Some(OldCopy::Dropped);
     let name = finish::closed_as(record);
     is_closed.then(|| {
@@ -152,7 +152,7 @@ fn move_row(record: &MoveRecord, progress: &MoveProgress) -> Row {
             .facts
             .claim_lost
             .as_deref()
-            .or(doubt::alarm(record).as_ref().map(|alarm| alarm.message.as_str()))
+            .or(objections::alarm(record).as_ref().map(|alarm| alarm.message.as_str()))
             .or(why_no_undo(record))
             .or(record.failure.as_ref().map(|failure| failure.message.as_str())),
         comparison(record)
@@ -162,7 +162,7 @@ fn move_row(record: &MoveRecord, progress: &MoveProgress) -> Row {
 /// Whether both copies hold the same data, in a word.
 fn comparison(record: &MoveRecord) -> Option<&'static str> {
     let facts = &record.facts;
-    let committed = machine::is_committed(record);
+    let committed = log::is_committed(record);
     match (facts.differences.is_empty(), committed, facts.tables_verified, &facts.compared_before) {
         (false, ..) => Some("differs"),
         (true, true, Some(_), _) | (true, false, _, Some(_)) => Some("equal"),
@@ -186,7 +186,7 @@ fn comparison_rows(record: &MoveRecord) -> Vec<Row> {
         rows.push(row!["tables_verified", format!("{equal} of {all}")]);
     }
     rows.extend(facts.differences.iter().map(|found| row!["difference", found.as_str()]));
-    if let Some(alarm) = doubt::alarm(record).filter(|_| !record.phase.has_ended()) {
+    if let Some(alarm) = objections::alarm(record).filter(|_| !record.phase.has_ended()) {
         rows.push(row!["alarm", format!("{} ({})", alarm.message, alarm.sqlstate)]);
         rows.push(row!["alarm_detail", alarm.detail]);
         rows.push(row!["alarm_hint", alarm.hint]);

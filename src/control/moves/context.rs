@@ -21,10 +21,13 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, keys};
 use crate::model::{
-    Contract, MoveFacts, MoveId, MoveRecord, MoveStep, StepEntry, StepEvent, SystemRecord, UnixMillis,
+    Contract, MoveFacts, MoveId, MoveRecord, MoveStep, Place, StepEntry, StepEvent, SystemRecord, UnixMillis,
 };
+use crate::system::{MoveNames, Session};
 
 use crate::control::moves::MoveOperation;
+use crate::control::moves::direction::MoveDirection;
+use crate::control::moves::endpoint::{Endpoint, Endpoints};
 use crate::control::moves::error::StepError;
 use crate::control::moves::faults::{CrashPoint, FaultKind};
 use crate::control::moves::parts::snapshot::ExportedSnapshot;
@@ -128,6 +131,37 @@ impl StepContext {
             }
             FaultKind::Fail => Err(StepError::not_now("a fault, as the test asked")),
         }
+    }
+}
+
+impl StepContext {
+    pub fn ends(&self) -> Endpoints {
+        let record = self.record();
+        let names = MoveNames::of_move(record.facts.store, record.id);
+        let application_name = names.application_name();
+        let end = |system: &SystemRecord, dbname: &str| {
+            Endpoint::of(system.clone(), dbname, &self.settings, (names, &application_name))
+        };
+        Endpoints {
+            source: end(&self.source, &record.source.dbname),
+            target: end(&self.target, &record.target.dbname),
+        }
+    }
+
+    /// The place that the clients move to, at its system's current address.
+    pub(in crate::control) fn destination(&self, way: MoveDirection) -> Place {
+        let (_, Endpoint { system, dbname, .. }) = way.ends(self.ends());
+        system.place(dbname)
+    }
+
+    /// A session in the database on the source.
+    pub async fn source_session(&self) -> Result<Session, StepError> {
+        self.ends().source.session().await.map_err(StepError::doing("connecting to the source"))
+    }
+
+    /// A session in the database on the target.
+    pub async fn target_session(&self) -> Result<Session, StepError> {
+        self.ends().target.session().await.map_err(StepError::doing("connecting to the target"))
     }
 }
 

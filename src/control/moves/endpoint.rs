@@ -4,16 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::model::{MoveId, Place, SystemRecord};
-use crate::system::pipe::RawSession;
+use crate::model::{MoveId, SystemRecord};
 use crate::system::session::{Setup, Where};
 use crate::system::settings::{self, ServerSettings};
 use crate::system::{MoveNames, Session, SystemAccess, SystemError};
 
-use crate::control::moves::context::StepContext;
-use crate::control::moves::direction::MoveDirection;
-use crate::control::moves::error::StepError;
-use crate::control::moves::parts::own_login::OwnLogin;
 use crate::control::settings::ControlSettings;
 
 /// A database on a system, and the time to reach it.
@@ -88,39 +83,6 @@ impl Endpoint {
         Session::connect_with(setup, place, &self.application_name, self.deadline()).await
     }
 
-    /// A connection in the product's database for COPY, as the role that writes rows.
-    pub(in crate::control) async fn writing_session(
-        &self,
-        login: &OwnLogin,
-    ) -> Result<RawSession, SystemError> {
-        self.raw_session(login, Setup::Writing).await
-    }
-
-    /// The same, as the role that reads rows.
-    pub(in crate::control) async fn raw_reading_session(
-        &self,
-        login: &OwnLogin,
-    ) -> Result<RawSession, SystemError> {
-        self.raw_session(login, Setup::Fixed).await
-    }
-
-    async fn raw_session(&self, login: &OwnLogin, setup: Setup) -> Result<RawSession, SystemError> {
-        let further = [("application_name", self.application_name.as_str())];
-        let (startup, deadline) = ((setup, further.as_slice()), self.deadline());
-        let named = (&login.role, &login.password);
-        let opened =
-            RawSession::connect_as(&self.access, &self.system, &self.dbname, named, startup, deadline);
-        login.connected(self, opened).await
-    }
-
-    /// A session in the product's database as the role that reads rows.
-    pub(in crate::control) async fn reading_session(&self, login: &OwnLogin) -> Result<Session, SystemError> {
-        let (name, deadline) = (&self.application_name, self.deadline());
-        let named = (&login.role, &login.password);
-        let opened = Session::connect_as(&self.access, &self.system, &self.dbname, named, name, deadline);
-        login.connected(self, opened).await
-    }
-
     pub fn deadline(&self) -> Instant {
         Instant::now() + self.connect_timeout
     }
@@ -133,36 +95,5 @@ impl Endpoints {
 
     pub fn names(&self) -> MoveNames {
         self.source.names
-    }
-}
-
-impl StepContext {
-    pub fn ends(&self) -> Endpoints {
-        let record = self.record();
-        let names = MoveNames::of_move(record.facts.store, record.id);
-        let application_name = names.application_name();
-        let end = |system: &SystemRecord, dbname: &str| {
-            Endpoint::of(system.clone(), dbname, &self.settings, (names, &application_name))
-        };
-        Endpoints {
-            source: end(&self.source, &record.source.dbname),
-            target: end(&self.target, &record.target.dbname),
-        }
-    }
-
-    /// The place that the clients move to, at its system's current address.
-    pub(in crate::control) fn destination(&self, way: MoveDirection) -> Place {
-        let (_, Endpoint { system, dbname, .. }) = way.ends(self.ends());
-        system.place(dbname)
-    }
-
-    /// A session in the database on the source.
-    pub async fn source_session(&self) -> Result<Session, StepError> {
-        self.ends().source.session().await.map_err(StepError::doing("connecting to the source"))
-    }
-
-    /// A session in the database on the target.
-    pub async fn target_session(&self) -> Result<Session, StepError> {
-        self.ends().target.session().await.map_err(StepError::doing("connecting to the target"))
     }
 }

@@ -8,8 +8,8 @@ use crate::model::{
     PauseReport, UnixMillis,
 };
 
-use crate::control::moves::doubt;
-use crate::control::moves::machine::went_back;
+use crate::control::moves::log::went_back;
+use crate::control::moves::objections;
 
 /// Whether a change of a move's record also changes its database's record.
 pub(in crate::control) fn touches_database(before: &MoveRecord, after: &MoveRecord) -> bool {
@@ -72,7 +72,7 @@ pub(in crate::control) fn audited(
     after: &MoveRecord,
     at: UnixMillis,
 ) -> Option<AuditEntry> {
-    let found = before.facts.differences.is_empty().then(|| doubt::alarm(after)).flatten();
+    let found = before.facts.differences.is_empty().then(|| objections::alarm(after)).flatten();
     let outcome = match found {
         Some(alarm) => told_in_full("copies differ", &alarm),
         None if before.phase == after.phase => return None,

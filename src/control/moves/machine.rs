@@ -38,8 +38,8 @@ use crate::model::{
     MoveFailure, MovePhase, MoveRecord, MoveRequest, MoveStep, OldCopy, StepEntry, StepEvent, UnixMillis,
 };
 
-use crate::control::moves::doubt;
-pub use crate::control::operations::log::Standing;
+use crate::control::moves::log::{Standing, is_committed, standing, went_back};
+use crate::control::moves::objections;
 use crate::control::operations::{self, log, log::backoff};
 use crate::control::settings::MovePolicy;
 
@@ -60,21 +60,6 @@ pub type MoveEvent = operations::Event<MoveStep, MoveRequest, Side>;
 pub enum Side {
     Source,
     Target,
-}
-
-/// The last event of a step.
-pub fn standing(record: &MoveRecord, step: MoveStep) -> Standing {
-    log::standing(&record.log, step)
-}
-
-/// Whether the move is past the point of no return: the clients are on the target, or were.
-pub fn is_committed(record: &MoveRecord) -> bool {
-    standing(record, MoveStep::Cutover) == Standing::Done
-}
-
-/// Whether an undo brought the clients back to the source.
-pub fn went_back(record: &MoveRecord) -> bool {
-    standing(record, MoveStep::UndoCutover) == Standing::Done
 }
 
 /// Whether a command fits the phase; otherwise it fails with `MF103`.
@@ -330,7 +315,7 @@ fn after_request(record: &mut MoveRecord, request: MoveRequest, at: UnixMillis, 
         return;
     }
     // Known only now: the request was accepted while the copies were being compared.
-    if let Some(failure) = doubt::objection(record, request, policy.verify) {
+    if let Some(failure) = objections::objection(record, request, policy.verify) {
         record.request = None;
         record.failure = Some(failure);
         return;

@@ -8,12 +8,13 @@
 pub mod claim;
 pub mod context;
 pub mod direction;
-pub mod doubt;
 pub mod endpoint;
 pub mod error;
 pub mod faults;
 pub(in crate::control) mod history;
+pub mod log;
 pub mod machine;
+pub mod objections;
 pub mod parts;
 pub mod progress;
 pub mod steps;

@@ -13,6 +13,7 @@ use crate::error::{Blame, Explain};
 use crate::model::RoleName;
 use crate::system::applier::{self, RowAccess};
 use crate::system::pipe::RawSession;
+use crate::system::session::Setup;
 use crate::system::{Session, SystemError, own_roles};
 
 use crate::control::moves::endpoint::Endpoint;
@@ -99,6 +100,41 @@ impl OwnLogin {
             });
         }
         connected
+    }
+}
+
+impl Endpoint {
+    /// A connection in the product's database for COPY, as the role that writes rows.
+    pub(in crate::control) async fn writing_session(
+        &self,
+        login: &OwnLogin,
+    ) -> Result<RawSession, SystemError> {
+        self.raw_session(login, Setup::Writing).await
+    }
+
+    /// The same, as the role that reads rows.
+    pub(in crate::control) async fn raw_reading_session(
+        &self,
+        login: &OwnLogin,
+    ) -> Result<RawSession, SystemError> {
+        self.raw_session(login, Setup::Fixed).await
+    }
+
+    async fn raw_session(&self, login: &OwnLogin, setup: Setup) -> Result<RawSession, SystemError> {
+        let further = [("application_name", self.application_name.as_str())];
+        let (startup, deadline) = ((setup, further.as_slice()), self.deadline());
+        let named = (&login.role, &login.password);
+        let opened =
+            RawSession::connect_as(&self.access, &self.system, &self.dbname, named, startup, deadline);
+        login.connected(self, opened).await
+    }
+
+    /// A session in the product's database as the role that reads rows.
+    pub(in crate::control) async fn reading_session(&self, login: &OwnLogin) -> Result<Session, SystemError> {
+        let (name, deadline) = (&self.application_name, self.deadline());
+        let named = (&login.role, &login.password);
+        let opened = Session::connect_as(&self.access, &self.system, &self.dbname, named, name, deadline);
+        login.connected(self, opened).await
     }
 }
 

@@ -11,8 +11,8 @@ use crate::control::moves::error::StepError;
 use crate::control::moves::parts::copy_schema::{SchemaDump, Section};
 use crate::control::moves::parts::extensions;
 use crate::control::moves::parts::own_login::OwnLogin;
+use crate::control::moves::parts::scope::platform_roles;
 use crate::control::moves::parts::throttle::Workers;
-use crate::control::moves::steps::provision;
 
 const RESTORING: &str = "restoring the schema on the target";
 const GIVING: &str = "giving objects their owners and rights";
@@ -37,7 +37,7 @@ impl Restore<'_> {
         type_oids::keep(self.target, &wanted).await.map_err(StepError::doing(KEEPING))?;
         let role = self.applier.role.as_str();
         applier::let_set(self.source, self.target, role).await.map_err(StepError::doing(RESTORING))?;
-        let platform = provision::platform_roles(self.ends);
+        let platform = platform_roles(self.ends);
         extensions::create(self.source, self.target, &platform.each())
             .await
             .map_err(StepError::doing("creating extensions on the target"))?;

@@ -27,8 +27,8 @@ use crate::control::moves::endpoint::Endpoint;
 use crate::control::moves::error::StepError;
 use crate::control::moves::parts::meaning;
 use crate::control::moves::parts::role_merge::{self, Known, Merged, Seen, Unseen, finding};
+use crate::control::moves::parts::scope;
 use crate::control::moves::parts::sweep;
-use crate::control::moves::steps::provision;
 
 /// Applies the changes of the other side to the side that the clients go to. Fast if nothing has changed.
 /// Safe to repeat.
@@ -37,7 +37,7 @@ pub(in crate::control) async fn run(ctx: &mut StepContext, way: MoveDirection) -
     let (from, to) = way.ends(ctx.ends());
     let from_session = from.session().await.map_err(doing())?;
     let to_session = to.admin_session().await.map_err(doing())?;
-    let names = provision::needed_role_names(ctx, &from_session, &from).await?;
+    let names = scope::needed_role_names(ctx, &from_session, &from).await?;
     let seen = seen(ctx, way);
     let mut findings = Vec::new();
     let here = roles::read(&from_session, &names).await.map_err(doing())?;
@@ -326,7 +326,7 @@ async fn rights(
     let saved = ctx.facts().saved_fence.get(&there.system.name).cloned();
     // The side is shut: its current privileges are the fence's.
     let Some(saved) = saved.filter(|_| !access.is_shut()) else { return Ok(()) };
-    let wanted = provision::opened_access(to, &here, &there, &access).await.map_err(doing())?;
+    let wanted = scope::opened_access(to, &here, &there, &access).await.map_err(doing())?;
     let before = fence::as_saved(to, &there.dbname, &saved).await.map_err(doing())?;
     let after = fence::as_saved(to, &there.dbname, &wanted).await.map_err(doing())?;
     let replication = ctx.ends().names().replication_role();

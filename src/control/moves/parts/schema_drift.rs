@@ -13,7 +13,7 @@ use crate::system::{Session, SystemError, TableName, publications, tables};
 use crate::control::moves::endpoint::Endpoint;
 use crate::control::moves::error::StepError;
 use crate::control::moves::parts::reader::Reader;
-use crate::control::moves::steps::provision::published_tables;
+use crate::control::moves::parts::scope::published_tables;
 
 /// Fails if something would be missing on the other side: temporarily if the product can remove it,
 /// permanently if the tables differ from the published ones.

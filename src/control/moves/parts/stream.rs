@@ -15,7 +15,7 @@ use crate::error::{Blame, Explain, SqlState};
 use crate::model::{Address, MoveFacts, ServerAuth, SslMode, SystemRecord};
 use crate::system::names::quote_conninfo;
 use crate::system::subscriptions::{self, NewSubscription};
-use crate::system::{MoveNames, Session, SystemError, marker, own_roles, roles, slots};
+use crate::system::{MoveNames, Session, SystemError, marker, own_roles, slots};
 
 use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::endpoint::{Endpoint, Endpoints};
@@ -112,7 +112,7 @@ impl Stream {
             subscriptions::try_to_connect(subscriber, &new).await
         };
         let probed = probed.await;
-        let dropped = roles::drop_replication(publisher, &self.names.replication_role()).await;
+        let dropped = own_roles::drop_replication(publisher, &self.names.replication_role()).await;
         probed.map_err(|error| self.unreachable(&error))?;
         dropped.map_err(StepError::doing("dropping the replication role"))
     }
@@ -139,7 +139,7 @@ impl Stream {
     ) -> Result<zeroize::Zeroizing<String>, SystemError> {
         let role = self.names.replication_role();
         let password = zeroize::Zeroizing::new(random_password());
-        roles::create_replication(publisher, &role, &password, dbname).await?;
+        own_roles::create_replication(publisher, &role, &password, dbname).await?;
         Ok(zeroize::Zeroizing::new(self.conninfo(&role, &password, dbname)))
     }
 

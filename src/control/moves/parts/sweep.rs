@@ -12,13 +12,14 @@ use crate::model::MoveRecord;
 use crate::system::names::ROLE_MARK;
 use crate::system::role_uses::{self, Asked};
 use crate::system::{
-    MoveNames, Session, SystemError, applier, databases, marker, publications, roles, slots, subscriptions,
+    MoveNames, Session, SystemError, applier, databases, marker, own_roles, publications, roles, slots,
+    subscriptions,
 };
 
 use crate::control::moves::context::StepContext;
 use crate::control::moves::endpoint::{Endpoint, Endpoints};
 use crate::control::moves::error::StepError;
-use crate::control::moves::steps::provision::platform_roles;
+use crate::control::moves::parts::scope::platform_roles;
 
 /// Removes subscriptions, publications, slots, guard, helper schema and the roles of a move's own from one
 /// system. The database itself stays. One that accepts no connections was cleaned before it was closed.
@@ -53,7 +54,7 @@ async fn on_system(admin: &Session, end: &Endpoint, names: MoveNames) -> Result<
         slots::drop(admin, &name, end.deadline()).await?;
     }
     for role in [names.replication_role(), names.applier_role(), names.reader_role(), names.claim_role()] {
-        roles::drop_replication(admin, &role).await?;
+        own_roles::drop_replication(admin, &role).await?;
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ use crate::system::{Session, publications, slots};
 use crate::control::moves::context::StepContext;
 use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::error::StepError;
-use crate::control::moves::machine::{Standing, standing};
+use crate::control::moves::log::{Standing, standing};
 use crate::control::moves::parts::matviews;
 use crate::control::moves::parts::resync;
 use crate::control::moves::parts::stream::{Lag, Stream, Watcher};

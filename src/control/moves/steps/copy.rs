@@ -33,6 +33,7 @@ use crate::control::moves::parts::pg_tools::Tools;
 use crate::control::moves::parts::reader;
 use crate::control::moves::parts::reader::Reader;
 use crate::control::moves::parts::restore::Restore;
+use crate::control::moves::parts::scope::published_tables;
 use crate::control::moves::parts::sweep;
 use crate::control::moves::parts::throttle::{self, Governor, Throttle};
 use crate::control::moves::parts::truncated::{self, NOTE_TRUNCATED};
@@ -257,7 +258,7 @@ async fn matching_slot(
         let slot = exported_slot(ctx, ends, source, &name).await?;
         let reader = ends.source.session().await.map_err(doing())?;
         verify::import_snapshot(&reader, &slot.snapshot).await.map_err(doing())?;
-        let seen = provision::published_tables(&reader).await.map_err(doing())?;
+        let seen = published_tables(&reader).await.map_err(doing())?;
         let published = publications::tables(source, &name).await.map_err(doing())?;
         if published.as_ref() == Some(&seen) {
             return Ok(slot);

@@ -16,7 +16,7 @@ use crate::system::{Session, databases, fence};
 use crate::control::moves::context::StepContext;
 use crate::control::moves::endpoint::{Endpoint, Endpoints};
 use crate::control::moves::error::StepError;
-use crate::control::moves::machine::went_back;
+use crate::control::moves::log::went_back;
 use crate::control::moves::parts::orders::Orders;
 use crate::control::moves::parts::snapshot::ExportedSnapshot;
 use crate::control::moves::parts::sweep;

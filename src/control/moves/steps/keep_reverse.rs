@@ -14,7 +14,7 @@ use crate::control::moves::claim::{self, Held};
 use crate::control::moves::context::StepContext;
 use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::error::StepError;
-use crate::control::moves::machine::is_committed;
+use crate::control::moves::log::is_committed;
 use crate::control::moves::parts::stream::{Stream, Watcher};
 use crate::control::moves::parts::way_back;
 

@@ -21,23 +21,19 @@ use std::time::Duration;
 
 use crate::model::MoveStep;
 use crate::model::StepEvent;
-use crate::model::movement::SavedFence;
-use crate::system::fence::DatabaseAccess;
 use crate::system::guard::Guard;
 use crate::system::roles::{Membership, Role};
-use crate::system::tables::TableName;
-use crate::system::{
-    Session, SystemError, databases, facts, fence, guard, marker, publications, recall, roles, tables,
-};
+use crate::system::{Session, databases, facts, fence, guard, marker, publications, recall, roles};
 
 use crate::control::moves::context::StepContext;
 use crate::control::moves::direction::MoveDirection;
-use crate::control::moves::endpoint::{Endpoint, Endpoints};
+use crate::control::moves::endpoint::Endpoints;
 use crate::control::moves::error::StepError;
 use crate::control::moves::parts::applier;
 use crate::control::moves::parts::meaning;
 use crate::control::moves::parts::reader;
 use crate::control::moves::parts::resync;
+use crate::control::moves::parts::scope::{needed_role_names, opened_access, published_tables};
 use crate::control::moves::parts::stream::Stream;
 use crate::control::moves::parts::sweep;
 
@@ -125,41 +121,6 @@ async fn needed_roles(ctx: &StepContext, source: &Session, ends: &Endpoints) -> 
     let roles = roles::read(source, &names).await.map_err(doing())?;
     let memberships = roles::memberships(source, &names).await.map_err(doing())?;
     Ok(Needed { roles, memberships })
-}
-
-/// The roles that a database needs where it is now.
-pub(in crate::control) async fn needed_role_names(
-    ctx: &StepContext,
-    session: &Session,
-    end: &Endpoint,
-) -> Result<Vec<String>, StepError> {
-    let logins = ctx.catalog.logins().roles_of(&ctx.record().database).await?;
-    roles::needed_by(session, &end.dbname, &logins, &platform_roles(&ctx.ends()).each())
-        .await
-        .map_err(StepError::doing("listing the roles of the database"))
-}
-
-/// Roles that are never carried over.
-pub(in crate::control) struct PlatformRoles {
-    source: String,
-    target: String,
-    replication: String,
-    applier: String,
-}
-
-pub(in crate::control) fn platform_roles(ends: &Endpoints) -> PlatformRoles {
-    PlatformRoles {
-        source: ends.source.system.admin_role.to_string(),
-        target: ends.target.system.admin_role.to_string(),
-        replication: ends.names().replication_role(),
-        applier: ends.names().applier_role(),
-    }
-}
-
-impl PlatformRoles {
-    pub(in crate::control) fn each(&self) -> [&str; 4] {
-        [&self.source, &self.target, &self.replication, &self.applier]
-    }
 }
 
 /// Creates the roles that the target lacks. Leaves an existing role as it is: the preflight has compared it.
@@ -269,24 +230,6 @@ pub(in crate::control) async fn create_database(
     recall::install(&session, ends.target.system.version_num).await.map_err(doing())
 }
 
-/// The roles that may connect to the database on the new side, as they can on the other.
-pub(in crate::control) async fn opened_access(
-    target: &Session,
-    from: &Endpoint,
-    to: &Endpoint,
-    access: &DatabaseAccess,
-) -> Result<SavedFence, SystemError> {
-    let now = fence::read(target, &to.dbname).await?;
-    let grantees = access.grants.iter().filter_map(|grant| grant.grantee.clone());
-    let names: Vec<String> = grantees.chain([access.owner.clone()]).collect();
-    let known: Vec<String> = roles::read(target, &names).await?.into_iter().map(|role| role.name).collect();
-    let platform = from.system.admin_role.as_str();
-    // The platform's role of one side needs no access to the other, unless it is the same.
-    let knows =
-        |role: &str| (role != platform || role == now.owner) && known.iter().any(|known| known == role);
-    Ok(fence::translated(access, &now.owner, knows))
-}
-
 fn no_database(ends: &Endpoints) -> StepError {
     StepError::Forbidden {
         sqlstate: crate::error::SqlState::INVALID_CATALOG_NAME,
@@ -346,12 +289,4 @@ pub(in crate::control) async fn publish(
         }
     }
     Ok(())
-}
-
-/// The users' logged tables, and the marker; sorted.
-pub(in crate::control) async fn published_tables(session: &Session) -> Result<Vec<TableName>, SystemError> {
-    let mut names = tables::list_logged_names(session).await?;
-    names.push(publications::marker_table());
-    names.sort();
-    Ok(names)
 }

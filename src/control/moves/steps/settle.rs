@@ -82,7 +82,7 @@ async fn close_old_connections(
 }
 
 /// Compares every row as of the commit; if those snapshots are lost, in the current state. A difference is an
-/// alarm: see [`doubt`](crate::control::moves::doubt).
+/// alarm: see [`objections`](crate::control::moves::objections).
 async fn verify(ctx: &mut StepContext, source: Option<ExportedSnapshot>) -> Result<(), StepError> {
     if ctx.facts().tables_verified.is_some() || ctx.settings.policy.verify == Verify::Off {
         return Ok(());

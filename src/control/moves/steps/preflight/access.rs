@@ -15,8 +15,8 @@ use crate::system::roles::{self, Role};
 use crate::system::{SystemError, quote_ident};
 
 use crate::control::moves::endpoint::Endpoint;
+use crate::control::moves::parts::scope::platform_roles;
 use crate::control::moves::steps::preflight::{Findings, Scene};
-use crate::control::moves::steps::provision::platform_roles;
 
 /// Roles that one finding names.
 const NAMED_MAX: usize = 5;

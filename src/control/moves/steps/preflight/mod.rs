@@ -22,6 +22,8 @@ pub(in crate::control) mod schema;
 pub(in crate::control) mod settings;
 pub(in crate::control) mod shape;
 pub(in crate::control) mod systems;
+mod trial;
+mod trial_calls;
 pub(in crate::control) mod values;
 
 use std::collections::BTreeSet;
@@ -37,7 +39,7 @@ use crate::system::{Session, SystemError};
 use crate::control::moves::context::StepContext;
 use crate::control::moves::endpoint::{Endpoint, Endpoints};
 use crate::control::moves::error::StepError;
-use crate::control::moves::parts::{throttle, trial};
+use crate::control::moves::parts::throttle;
 use crate::control::settings::ControlSettings;
 
 /// The ends and settings of the move to check.

@@ -7,8 +7,8 @@ use crate::system::role_uses::{self, Asked};
 use crate::system::roles::{self, Membership, Role};
 use crate::system::{SystemError, own_roles, ownership, quote_ident, quote_literal};
 
+use crate::control::moves::parts::scope::platform_roles;
 use crate::control::moves::steps::preflight::{Findings, Scene, on_system};
-use crate::control::moves::steps::provision::platform_roles;
 
 pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     let ends = &scene.plan.ends;

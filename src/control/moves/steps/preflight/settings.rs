@@ -13,9 +13,9 @@ use crate::system::settings::{self, Decision, DifferenceRule, ServerSetting, dec
 use crate::system::{SystemError, applier, quote_ident, quote_literal};
 
 use crate::control::moves::parts::meaning::{self, Side};
+use crate::control::moves::parts::scope::platform_roles;
 use crate::control::moves::steps::preflight::systems::{THEN_RESTART, latest_release};
 use crate::control::moves::steps::preflight::{Findings, Scene, on_system};
-use crate::control::moves::steps::provision::platform_roles;
 
 const TRYING: &str = "trying a setting on the target";
 

@@ -7,9 +7,9 @@ use crate::system::tables::{self, ReplicaIdentity, Table};
 use crate::system::{SystemError, TableName, quote_ident, quote_literal, roles};
 
 use crate::control::moves::parts::extensions;
+use crate::control::moves::parts::scope::platform_roles;
 use crate::control::moves::steps::preflight::systems::{can_probe_libc, probe, tried};
 use crate::control::moves::steps::preflight::{Findings, Scene};
-use crate::control::moves::steps::provision::platform_roles;
 
 pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     let tables = tables::list(scene.source).await?;

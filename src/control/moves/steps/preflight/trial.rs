@@ -35,9 +35,9 @@ use crate::control::moves::parts::extensions;
 use crate::control::moves::parts::own_login::{OwnLogin, unreachable};
 use crate::control::moves::parts::pg_tools::{ToolError, Tools};
 use crate::control::moves::parts::refused::Refused;
-use crate::control::moves::parts::trial_calls;
-use crate::control::moves::steps::preflight::{Findings, Scene, on_system};
-use crate::control::moves::steps::provision::platform_roles;
+use crate::control::moves::parts::scope::platform_roles;
+use crate::control::moves::steps::preflight::trial_calls;
+use crate::control::moves::steps::preflight::{Findings, Scene, access, on_system};
 
 /// A schema of thousands of tables takes less than a minute.
 const TRIAL_WITHIN: Duration = Duration::from_secs(600);
@@ -159,7 +159,7 @@ fn barred(scene: &Scene<'_>, error: &StepError, findings: &mut Findings) {
     findings
         .platform(Blocker, "pg_hba_own")
         .about(name)
-        .cure(crate::control::moves::steps::preflight::access::own_lines(scene))
+        .cure(access::own_lines(scene))
         .say(format!("{error}: {}", error.detail().unwrap_or_default()));
 }
 

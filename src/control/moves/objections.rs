@@ -7,7 +7,7 @@
 use crate::error::{Blame, SqlState};
 use crate::model::{MoveFailure, MovePhase, MoveRecord, MoveRequest, MoveStep};
 
-use crate::control::moves::machine::{is_committed, went_back};
+use crate::control::moves::log::{is_committed, went_back};
 use crate::control::moves::steps::compare::counted;
 use crate::control::moves::steps::keep_reverse::NOTE_NO_WAY_BACK;
 use crate::control::moves::steps::settle::NOTE_UNVERIFIED;
