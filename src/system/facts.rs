@@ -15,6 +15,21 @@ pub async fn version_num(session: &Session) -> Result<u32, SystemError> {
     text.parse().map_err(|_| session.unexpected(READING, text))
 }
 
+/// A limited resource of a system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// As the setting says.
+    pub max: i64,
+    /// In use now.
+    pub used: i64,
+}
+
+impl Capacity {
+    pub fn free(self) -> i64 {
+        self.max - self.used
+    }
+}
+
 /// The properties of a system that a move depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SystemFacts {
@@ -24,23 +39,20 @@ pub struct SystemFacts {
     pub role: String,
     pub role_is_superuser: bool,
     pub wal_level: String,
-    pub slots_max: i64,
-    pub slots_used: i64,
-    pub senders_max: i64,
-    pub senders_used: i64,
+    /// `max_replication_slots`
+    pub slots: Capacity,
+    /// `max_wal_senders`
+    pub senders: Capacity,
     /// `max_logical_replication_workers`
-    pub apply_workers_max: i64,
-    pub apply_workers_used: i64,
-    pub worker_processes_max: i64,
-    /// Background workers of every kind that run now.
-    pub worker_processes_used: i64,
+    pub apply_workers: Capacity,
+    /// `max_worker_processes`: background workers of every kind.
+    pub worker_processes: Capacity,
     /// `max_active_replication_origins` (18) or `max_replication_slots`.
-    pub origins_max: i64,
-    pub origins_used: i64,
+    pub origins: Capacity,
     /// In megabytes; -1 means no limit.
     pub slot_wal_keep_mb_max: i64,
-    pub connections_max: i64,
-    pub connections_used: i64,
+    /// `max_connections`
+    pub connections: Capacity,
     pub prepared_transactions_max: i64,
     /// `idle_replication_slot_timeout` in seconds (18); 0 means none.
     pub idle_slot_timeout_s: i64,
@@ -96,19 +108,13 @@ pub async fn of_system(session: &Session) -> Result<SystemFacts, SystemError> {
         role: text(&facts, "role"),
         role_is_superuser: superuser,
         wal_level: text(&facts, "wal_level"),
-        slots_max: number(&facts, "slots_max"),
-        slots_used: number(&facts, "slots_used"),
-        senders_max: number(&facts, "senders_max"),
-        senders_used: number(&facts, "senders_used"),
-        apply_workers_max: number(&facts, "apply_max"),
-        apply_workers_used: number(&facts, "apply_used"),
-        worker_processes_max: number(&facts, "workers_max"),
-        worker_processes_used: number(&facts, "workers_used"),
-        origins_max: number(&facts, "origins_max"),
-        origins_used: number(&facts, "origins_used"),
+        slots: capacity(&facts, "slots_max", "slots_used"),
+        senders: capacity(&facts, "senders_max", "senders_used"),
+        apply_workers: capacity(&facts, "apply_max", "apply_used"),
+        worker_processes: capacity(&facts, "workers_max", "workers_used"),
+        origins: capacity(&facts, "origins_max", "origins_used"),
         slot_wal_keep_mb_max: number(&facts, "slot_keep"),
-        connections_max: number(&facts, "connections_max"),
-        connections_used: number(&facts, "connections_used"),
+        connections: capacity(&facts, "connections_max", "connections_used"),
         prepared_transactions_max: number(&facts, "prepared_max"),
         idle_slot_timeout_s: number(&facts, "idle_slot"),
         data_checksums: yes(&facts, "checksums"),
@@ -200,6 +206,10 @@ fn optional(facts: &Value, name: &str) -> Option<String> {
 
 fn text(facts: &Value, name: &str) -> String {
     optional(facts, name).unwrap_or_default()
+}
+
+fn capacity(facts: &Value, max: &str, used: &str) -> Capacity {
+    Capacity { max: number(facts, max), used: number(facts, used) }
 }
 
 fn number(facts: &Value, name: &str) -> i64 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::model::movement::FindingSeverity::{Blocker, Note, Warning};
 use crate::model::{Cure, SystemName};
 use crate::system::applier;
-use crate::system::facts::{LocaleProvider, SystemFacts};
+use crate::system::facts::{Capacity, LocaleProvider, SystemFacts};
 use crate::system::slots::{self, InTheWay};
 use crate::system::{Session, SystemError, quote_ident, quote_literal};
 
@@ -185,27 +185,16 @@ fn replication(end: &Endpoint, facts: &SystemFacts, findings: &mut Findings) {
             .say(format!("wal_level of system {name} is {}, replication needs logical", facts.wal_level));
     }
     let rooms = [
-        ("replication_slots", "max_replication_slots", facts.slots_max, facts.slots_used, 1),
-        ("wal_senders", "max_wal_senders", facts.senders_max, facts.senders_used, 2),
-        (
-            "apply_workers",
-            "max_logical_replication_workers",
-            facts.apply_workers_max,
-            facts.apply_workers_used,
-            1,
-        ),
-        (
-            "worker_processes",
-            "max_worker_processes",
-            facts.worker_processes_max,
-            facts.worker_processes_used,
-            2,
-        ),
+        ("replication_slots", "max_replication_slots", facts.slots, 1),
+        ("wal_senders", "max_wal_senders", facts.senders, 2),
+        ("apply_workers", "max_logical_replication_workers", facts.apply_workers, 1),
+        ("worker_processes", "max_worker_processes", facts.worker_processes, 2),
     ];
-    for (check, setting, limit, used, needed) in rooms {
-        if limit - used >= needed {
+    for (check, setting, capacity, needed) in rooms {
+        if capacity.free() >= needed {
             continue;
         }
+        let Capacity { max: limit, used } = capacity;
         let wanted = used + ROOM;
         findings
             .platform(Blocker, check)
@@ -215,10 +204,10 @@ fn replication(end: &Endpoint, facts: &SystemFacts, findings: &mut Findings) {
                 "{setting} of system {name} is {limit}, {used} are in use, a move needs {needed} more"
             ));
     }
-    if facts.origins_max - facts.origins_used < 1 {
+    if facts.origins.free() < 1 {
         let setting =
             if facts.major() >= 18 { "max_active_replication_origins" } else { "max_replication_slots" };
-        let wanted = facts.origins_used + ROOM;
+        let wanted = facts.origins.used + ROOM;
         findings
             .platform(Blocker, "replication_origins")
             .about(name)
@@ -230,9 +219,9 @@ fn replication(end: &Endpoint, facts: &SystemFacts, findings: &mut Findings) {
 fn connections(scene: &Scene<'_>, end: &Endpoint, facts: &SystemFacts, findings: &mut Findings) {
     let needed =
         i64::try_from(scene.plan.settings.copy_workers).unwrap_or(i64::MAX).saturating_add(OTHER_SESSIONS);
-    let free = facts.connections_max - facts.connections_used;
+    let free = facts.connections.free();
     if free < needed {
-        let wanted = facts.connections_used.saturating_add(needed) + ROOM;
+        let wanted = facts.connections.used.saturating_add(needed) + ROOM;
         findings
             .platform(Blocker, "connections")
             .about(&end.system.name)
