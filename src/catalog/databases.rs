@@ -56,19 +56,38 @@ impl DatabaseRecords<'_> {
         }
     }
 
-    /// Writes name, record, route and logins in one commit, if the name is free.
+    /// Writes name, record, route and logins in one commit, if the name is free. [`StoreError::Missing`] of a
+    /// team: the owner was dropped.
     pub async fn create(self, new: &NewDatabase) -> Result<NewDatabaseOutcome, StoreError> {
-        self.create_with(new, self.catalog.batch()).await
+        for _ in 0..ATTEMPTS_MAX {
+            if let Some(outcome) = self.create_with(new, self.catalog.batch()).await? {
+                return Ok(outcome);
+            }
+        }
+        Err(StoreError::Contended { key: keys::database(&new.database.id), attempts: ATTEMPTS_MAX })
     }
 
-    /// Like [`DatabaseRecords::create`], with these writes in the same commit.
+    /// Like [`DatabaseRecords::create`], with these writes in the same commit: one attempt. `None`: another
+    /// write came first.
     pub async fn create_with(
         self,
         new: &NewDatabase,
         batch: Batch,
-    ) -> Result<NewDatabaseOutcome, StoreError> {
+    ) -> Result<Option<NewDatabaseOutcome>, StoreError> {
+        if let Swap::Committed(revision) = self.creating(batch, new).await?.commit().await? {
+            return Ok(Some(NewDatabaseOutcome::Created(revision)));
+        }
+        let NewDatabase { database, .. } = new;
+        let is_taken = self.id_of(&database.name).await?.is_some() || self.get(&database.id).await?.is_some();
+        Ok(is_taken.then_some(NewDatabaseOutcome::NameTaken))
+    }
+
+    /// Adds everything that is created with a database.
+    pub(super) async fn creating(self, batch: Batch, new: &NewDatabase) -> Result<Batch, StoreError> {
         let NewDatabase { database, route, logins } = new;
-        let mut batch = batch
+        let mut batch = self
+            .with_teams(batch, None, database)
+            .await?
             .absent(keys::name(&database.name))
             .absent(keys::database(&database.id))
             .put(keys::name(&database.name), &database.id)
@@ -77,14 +96,12 @@ impl DatabaseRecords<'_> {
         for login in logins {
             batch = batch.put(keys::login(&database.id, &login.role), login);
         }
-        Ok(match batch.commit().await? {
-            Swap::Committed(revision) => NewDatabaseOutcome::Created(revision),
-            Swap::Conflict => NewDatabaseOutcome::NameTaken,
-        })
+        Ok(batch)
     }
 
     /// Changes a database, and in the same commit what follows from its record: the terms of its route or, if
-    /// it is now deleted, the removal of its name, route and logins. See [`Catalog::update`].
+    /// it is now deleted, the removal of its name, route and logins. A team that it names anew must exist:
+    /// otherwise [`StoreError::Missing`] has the team's key. See [`Catalog::update`].
     pub async fn change<E: From<StoreError> + Send>(
         self,
         id: &DatabaseId,
@@ -100,7 +117,7 @@ impl DatabaseRecords<'_> {
             if value == current.value {
                 return Ok(current);
             }
-            let batch = self.changing(self.catalog.batch(), current.revision, &value).await?;
+            let batch = self.changing(self.catalog.batch(), &current, &value).await?;
             if let Swap::Committed(revision) = batch.commit().await? {
                 return Ok(Versioned { value, revision });
             }
@@ -108,16 +125,17 @@ impl DatabaseRecords<'_> {
         Err(StoreError::Contended { key, attempts: ATTEMPTS_MAX }.into())
     }
 
-    /// Adds the change of a database that was read at `revision`, and what follows from it: see
+    /// Adds the change of a database from its `current` record, and what follows from it: see
     /// [`DatabaseRecords::change`].
     pub async fn changing(
         self,
         batch: Batch,
-        revision: Revision,
+        current: &Versioned<DatabaseRecord>,
         value: &DatabaseRecord,
     ) -> Result<Batch, StoreError> {
         let key = keys::database(&value.id);
-        let batch = batch.unchanged(key.clone(), revision).put(key, value);
+        let batch = self.with_teams(batch, Some(&current.value), value).await?;
+        let batch = batch.unchanged(key.clone(), current.revision).put(key, value);
         match value.lifecycle {
             Lifecycle::Deleted { .. } => self.without_service(batch, value).await,
             _ => self.with_terms(batch, value).await,
@@ -146,6 +164,24 @@ impl DatabaseRecords<'_> {
         }
         let key = keys::database(&database.id);
         Err(StoreError::Contended { key, attempts: ATTEMPTS_MAX })
+    }
+
+    /// Adds a reference to each team that the record names anew. So the commit conflicts if such a team is
+    /// dropped first; and the team's drop conflicts if this is committed first, and then finds the database.
+    async fn with_teams(
+        self,
+        mut batch: Batch,
+        before: Option<&DatabaseRecord>,
+        now: &DatabaseRecord,
+    ) -> Result<Batch, StoreError> {
+        for team in now.teams_named_anew(before) {
+            let key = keys::team(team);
+            let Some(record) = self.catalog.teams().get(team).await? else {
+                return Err(StoreError::Missing { key });
+            };
+            batch = batch.refer_to(key, &record);
+        }
+        Ok(batch)
     }
 
     /// Adds the terms that follow from the record to the route.

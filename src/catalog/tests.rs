@@ -9,13 +9,31 @@ use super::*;
 use crate::model::{
     Ack, AckStage, Address, AuditEntry, Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, Lifecycle,
     Login, MoveId, MoveProgress, Place, ProxyId, ProxyRecord, RoleName, RouteRecord, ServiceTerms, SslMode,
-    SystemName, TeamName, TeamRecord, Tier, UnixMillis,
+    SystemName, TeamName, TeamRecord, Tier, TransferOffer, UnixMillis,
 };
 
 fn catalog() -> (tempfile::TempDir, Catalog) {
     let directory = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(directory.path().join("store.redb")).unwrap();
     (directory, Catalog::new(store))
+}
+
+/// With the team that owns [`shop`].
+async fn catalog_with_team() -> (tempfile::TempDir, Catalog) {
+    let (directory, catalog) = catalog();
+    create_team(&catalog, "sales").await;
+    (directory, catalog)
+}
+
+async fn create_team(catalog: &Catalog, name: &str) {
+    let team = TeamRecord {
+        name: TeamName::parse(name).unwrap(),
+        contact: format!("#{name}"),
+        created_at: UnixMillis(0),
+        escalation: None,
+        parent: None,
+    };
+    assert!(matches!(catalog.teams().create(&team).await.unwrap(), Swap::Committed(_)));
 }
 
 fn shop(id: &str) -> NewDatabase {
@@ -59,7 +77,7 @@ fn shop(id: &str) -> NewDatabase {
 
 #[tokio::test]
 async fn a_database_is_created_with_all_its_records_or_not_at_all() {
-    let (_directory, catalog) = catalog();
+    let (_directory, catalog) = catalog_with_team().await;
     let first = shop("db_1");
     let id = &first.database.id;
     assert!(matches!(catalog.databases().create(&first).await.unwrap(), NewDatabaseOutcome::Created(_)));
@@ -74,9 +92,76 @@ async fn a_database_is_created_with_all_its_records_or_not_at_all() {
     assert!(catalog.logins().of(&second.database.id).await.unwrap().records.is_empty());
 }
 
+fn name_of_a_missing_team(outcome: Result<impl std::fmt::Debug, StoreError>) -> String {
+    match outcome {
+        Err(StoreError::Missing { key }) => key,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_team_that_is_dropped_and_a_database_that_it_is_to_own_exclude_each_other() {
+    let (_directory, catalog) = catalog_with_team().await;
+    let new = shop("db_1");
+    let (owner, key) = (&new.database.owner, keys::team(&new.database.owner));
+
+    // The drop comes between the reading of the team and the commit of the database.
+    let prepared = catalog.databases().creating(catalog.batch(), &new).await.unwrap();
+    let team = catalog.teams().get(owner).await.unwrap().unwrap();
+    assert!(matches!(catalog.delete(key.clone(), team.revision).await.unwrap(), Swap::Committed(_)));
+    assert_eq!(prepared.commit().await.unwrap(), Swap::Conflict);
+    assert_eq!(name_of_a_missing_team(catalog.databases().create(&new).await), "team/sales");
+    assert!(catalog.databases().named(&new.database.name).await.unwrap().is_none());
+
+    // The database comes between the reading of the team and its drop.
+    create_team(&catalog, "sales").await;
+    let team = catalog.teams().get(owner).await.unwrap().unwrap();
+    assert!(matches!(catalog.databases().create(&new).await.unwrap(), NewDatabaseOutcome::Created(_)));
+    assert_eq!(catalog.delete(key, team.revision).await.unwrap(), Swap::Conflict);
+    assert_eq!(catalog.teams().get(owner).await.unwrap().unwrap().value, team.value);
+}
+
+#[tokio::test]
+async fn a_team_that_is_dropped_and_an_offer_to_it_exclude_each_other() {
+    let (_directory, catalog) = catalog_with_team().await;
+    create_team(&catalog, "support").await;
+    let support = TeamName::parse("support").unwrap();
+    let new = shop("db_1");
+    catalog.databases().create(&new).await.unwrap();
+    let id = &new.database.id;
+    let offer = |database: &mut DatabaseRecord| {
+        database.offer = Some(TransferOffer::new(support.clone(), "test".to_owned(), None, UnixMillis(1)));
+        Ok::<(), StoreError>(())
+    };
+
+    let current = catalog.databases().get(id).await.unwrap().unwrap();
+    let mut offered = current.value.clone();
+    offer(&mut offered).unwrap();
+    let prepared = catalog.databases().changing(catalog.batch(), &current, &offered).await.unwrap();
+    let team = catalog.teams().get(&support).await.unwrap().unwrap();
+    let dropped = catalog.delete(keys::team(&support), team.revision).await.unwrap();
+    assert!(matches!(dropped, Swap::Committed(_)));
+    assert_eq!(prepared.commit().await.unwrap(), Swap::Conflict);
+    assert_eq!(name_of_a_missing_team(catalog.databases().change(id, offer).await), "team/support");
+
+    create_team(&catalog, "support").await;
+    let team = catalog.teams().get(&support).await.unwrap().unwrap();
+    catalog.databases().change(id, offer).await.unwrap();
+    assert_eq!(catalog.delete(keys::team(&support), team.revision).await.unwrap(), Swap::Conflict);
+
+    // A change that names no further team writes none.
+    let team = catalog.teams().get(&support).await.unwrap().unwrap();
+    let purpose = |database: &mut DatabaseRecord| {
+        database.purpose = "another".to_owned();
+        Ok::<(), StoreError>(())
+    };
+    catalog.databases().change(id, purpose).await.unwrap();
+    assert_eq!(catalog.teams().get(&support).await.unwrap().unwrap().revision, team.revision);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_change_of_a_route_has_its_own_order() {
-    let (_directory, catalog) = catalog();
+    let (_directory, catalog) = catalog_with_team().await;
     catalog.databases().create(&shop("db_1")).await.unwrap();
     let id = DatabaseId::parse("db_1").unwrap();
     let change = |catalog: Catalog, id: DatabaseId| async move {
@@ -104,7 +189,7 @@ async fn every_change_of_a_route_has_its_own_order() {
 
 #[tokio::test]
 async fn routes_change_together_or_not_at_all_and_each_has_its_own_order() {
-    let (_directory, catalog) = catalog();
+    let (_directory, catalog) = catalog_with_team().await;
     for number in 1..=3 {
         let mut new = shop(&format!("db_{number}"));
         new.database.name = DatabaseName::parse(&format!("shop{number}")).unwrap();
@@ -150,7 +235,7 @@ async fn routes_change_together_or_not_at_all_and_each_has_its_own_order() {
 /// Each of them changes all routes; none of the changes is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_that_change_the_same_routes_both_do() {
-    let (_directory, catalog) = catalog();
+    let (_directory, catalog) = catalog_with_team().await;
     for number in 1..=4 {
         let mut new = shop(&format!("db_{number}"));
         new.database.name = DatabaseName::parse(&format!("shop{number}")).unwrap();
@@ -178,7 +263,7 @@ async fn two_that_change_the_same_routes_both_do() {
 
 #[tokio::test]
 async fn of_two_that_commit_a_route_one_wins_and_the_other_sees_it() {
-    let (_directory, catalog) = catalog();
+    let (_directory, catalog) = catalog_with_team().await;
     catalog.databases().create(&shop("db_1")).await.unwrap();
     let expected = catalog.routes().get(&DatabaseId::parse("db_1").unwrap()).await.unwrap().unwrap();
     let mut flip = expected.value.clone();
@@ -357,7 +442,7 @@ async fn keys_of_the_next_commit(watch: &mut Box<dyn crate::catalog::store::Watc
 
 #[tokio::test]
 async fn a_database_its_route_its_logins_and_the_audit_entry_change_in_one_commit() {
-    let (_directory, catalog) = catalog();
+    let (_directory, catalog) = catalog_with_team().await;
     let mut new = shop("db_1");
     new.route.terms = ServiceTerms::of(&new.database);
     let id = new.database.id.clone();
@@ -460,7 +545,7 @@ async fn the_audit_trail_is_read_from_either_end() {
 
 #[tokio::test]
 async fn what_belongs_to_many_records_is_read_at_once() {
-    let (_directory, catalog) = catalog();
+    let (_directory, catalog) = catalog_with_team().await;
     for id in [2, 1_000_000] {
         let progress = MoveProgress { bytes_copied: id, ..MoveProgress::default() };
         catalog.moves().put_progress(MoveId(id), &progress).await.unwrap();

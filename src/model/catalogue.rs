@@ -152,6 +152,14 @@ pub struct DatabaseRecord {
 }
 
 impl DatabaseRecord {
+    /// The teams that this record names and `before`, the record until now, did not name so.
+    pub fn teams_named_anew<'a>(&'a self, before: Option<&'a DatabaseRecord>) -> Vec<&'a TeamName> {
+        let owner = Some(&self.owner).filter(|owner| before.is_none_or(|before| before.owner != **owner));
+        let offered_to = |record: &'a DatabaseRecord| record.offer.as_ref().map(|offer| &offer.to);
+        let offered = offered_to(self).filter(|_| offered_to(self) != before.and_then(offered_to));
+        owner.into_iter().chain(offered).collect()
+    }
+
     /// Clients may connect, and the database may move.
     pub fn is_served(&self) -> bool {
         self.dropping.is_none() && matches!(self.lifecycle, Lifecycle::Active | Lifecycle::Deprecated { .. })

@@ -11,19 +11,18 @@ use freehold::control::moves::faults::{CrashPoint, Fault, FaultKind};
 use freehold::control::operations::RetryPolicy;
 use freehold::control::settings::MovePolicy;
 use freehold::control::{
-    ControlSettings, Endpoint, Endpoints, Mover, leftovers, moves::claim, moves::machine,
-    moves::steps::preflight,
+    ControlSettings, Endpoint, Endpoints, Mover, moves::claim, moves::machine, moves::steps::preflight,
 };
 use freehold::lab::{Builder, Major, Postgres, roots};
 use freehold::model::{
     Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, GateOrder, Lifecycle, Login, MoveFacts,
     MoveId, MovePhase, MoveRecord, MoveRequest, MoveStep, Place, ProxyId, ProxyRecord, RoleName, RouteRecord,
-    SslMode, SystemName, SystemRecord, TeamName, Tier, UnixMillis,
+    SslMode, SystemName, SystemRecord, TeamName, TeamRecord, Tier, UnixMillis,
 };
 use freehold::route::follow::{Follower, FollowerOptions};
 use freehold::route::{GateState, Route, RouteTable};
 use freehold::system::pipe::RawSession;
-use freehold::system::{MoveNames, Session, SystemAccess};
+use freehold::system::{MoveNames, Session, SystemAccess, move_objects};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -93,6 +92,17 @@ fn login(role: &str) -> Login {
         superuser: false,
         valid_until: None,
         groups: Vec::new(),
+    }
+}
+
+/// The team that owns the databases.
+fn team() -> TeamRecord {
+    TeamRecord {
+        name: TeamName::parse("retail").unwrap(),
+        contact: "#retail".to_owned(),
+        created_at: UnixMillis(0),
+        escalation: None,
+        parent: None,
     }
 }
 
@@ -170,6 +180,7 @@ impl Stage {
     async fn with_store(source: Arc<Postgres>, target: Arc<Postgres>, dbname: &str) -> Stage {
         let directory = tempfile::tempdir().unwrap();
         let catalog = Catalog::new(EmbeddedStore::open(directory.path().join("store")).unwrap());
+        catalog.teams().create(&team()).await.unwrap();
         catalog.systems().create(&system(&source, "old")).await.unwrap();
         catalog.systems().create(&system(&target, "new")).await.unwrap();
         let database = DatabaseId::parse("db_1").unwrap();
@@ -596,7 +607,7 @@ impl Stage {
             for dbname in dbnames.lines().filter(|dbname| *dbname != "template1") {
                 let deadline = Instant::now() + PATIENCE;
                 let session = Session::connect(&access, &record, dbname, "freehold", deadline).await.unwrap();
-                let left = leftovers(&session, names).await.unwrap();
+                let left = move_objects::remaining(&session, names).await.unwrap();
                 found.extend(left.into_iter().map(|left| format!("{left} in {dbname} on {name}")));
             }
         }

@@ -13,7 +13,8 @@ use freehold::lab::{Builder, Major, Postgres, roots};
 use freehold::model::movement::MoveFacts;
 use freehold::model::{
     Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, Lifecycle, Login, MoveId, MovePhase,
-    MoveRecord, Place, RoleName, RouteRecord, SslMode, SystemName, SystemRecord, TeamName, Tier, UnixMillis,
+    MoveRecord, Place, RoleName, RouteRecord, SslMode, SystemName, SystemRecord, TeamName, TeamRecord, Tier,
+    UnixMillis,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -83,6 +84,7 @@ impl Moving {
         let directory = tempfile::tempdir().unwrap();
         let catalog = Catalog::new(EmbeddedStore::open(directory.path().join("catalog.redb")).unwrap());
         let (source, target) = (system(source, "old"), system(target, "new"));
+        catalog.teams().create(&team()).await.unwrap();
         catalog.systems().create(&source).await.unwrap();
         catalog.systems().create(&target).await.unwrap();
         let database = database(dbname);
@@ -99,6 +101,17 @@ impl Moving {
         let opened =
             StepContext::open(catalog, record.id, Arc::new(settings), UnixMillis::now, cancel.clone()).await;
         Moving { ctx: opened.unwrap().unwrap(), cancel, _directory: directory }
+    }
+}
+
+/// The team that owns the databases.
+fn team() -> TeamRecord {
+    TeamRecord {
+        name: TeamName::parse("team").unwrap(),
+        contact: "#team".to_owned(),
+        created_at: UnixMillis(0),
+        escalation: None,
+        parent: None,
     }
 }
 

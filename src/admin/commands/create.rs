@@ -5,7 +5,7 @@ use rand::RngExt as _;
 
 use super::context::{Caller, Cluster};
 use super::databases::{CompleteCommand, checked_clauses, dsn, new_database, refuse_taken_name};
-use super::{operations, systems};
+use super::{find, operations, systems};
 use crate::admin::answer::{Answer, row};
 use crate::admin::commands;
 use crate::admin::error::{AdminError, identifier};
@@ -44,7 +44,8 @@ pub(in crate::admin) async fn create_database(
     let facts = CreateFacts { role: role.clone(), verifier: verifier_of(&password) };
     let begin = operations::begin((&id, &clauses.name), (&system, create.name.as_str()), &trail);
     let record = begin.record(cluster.catalog(), facts, cluster.clock()).await?;
-    let outcome = begin_new::<create::CreateOperation>(cluster.catalog(), new, &record).await?;
+    let outcome = begin_new::<create::CreateOperation>(cluster.catalog(), new, &record).await;
+    let outcome = find::unless_team_was_dropped(cluster, outcome.map_err(AdminError::from)).await?;
     refuse_taken_name(&outcome, &clauses.name)?;
 
     let ended = operations::ended::<create::CreateOperation>(cluster, record.id, &trail).await?;

@@ -2,8 +2,8 @@
 
 use super::context::Cluster;
 use crate::admin::error::AdminError;
-use crate::catalog::Versioned;
 use crate::catalog::store::StoreError;
+use crate::catalog::{Versioned, keys};
 use crate::config::closest;
 use crate::model::{
     DatabaseId, DatabaseName, DatabaseRecord, Lifecycle, MoveId, MoveRecord, SystemName, SystemRecord,
@@ -85,6 +85,20 @@ pub(in crate::admin) async fn unknown_team(cluster: &Cluster, name: &str) -> Res
     let known: Vec<String> = teams.into_iter().map(|team| team.name.to_string()).collect();
     let meant = closest(name, known.iter().map(String::as_str)).map(str::to_owned);
     Ok(AdminError::UnknownTeam { team: name.to_owned(), known, meant })
+}
+
+/// The outcome of a command that makes a database refer to a team, unless that was dropped meanwhile.
+pub(in crate::admin) async fn unless_team_was_dropped<T>(
+    cluster: &Cluster,
+    outcome: Result<T, AdminError>,
+) -> Result<T, AdminError> {
+    match outcome {
+        Err(AdminError::Store(StoreError::Missing { key })) => match key.strip_prefix(keys::TEAMS) {
+            Some(team) => Err(unknown_team(cluster, team).await?),
+            None => Err(StoreError::Missing { key }.into()),
+        },
+        other => other,
+    }
 }
 
 pub(in crate::admin) async fn movement(cluster: &Cluster, id: MoveId) -> Result<MoveRecord, AdminError> {

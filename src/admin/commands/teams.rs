@@ -4,9 +4,10 @@
 //! parents is a circle, and nothing depends on a team that goes. It deliberately does not decide for which
 //! database a team is responsible: that is in the record of the database.
 //!
-//! # Why a parent is written again
-//! The store compares records, not lists of them. The record of a parent is written again, as it is, by what
-//! refers to it; so a DROP TEAM that has not seen the reference conflicts, and looks again.
+//! # Why a team is written again
+//! The store compares records, not lists of them. The record of a team is written again, as it is, by what
+//! refers to it: a team below it, a database that it owns or is offered. So a DROP TEAM that has not seen the
+//! reference conflicts, and looks again.
 
 use super::context::{Caller, Cluster};
 use super::find;

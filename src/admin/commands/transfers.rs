@@ -24,12 +24,7 @@ use crate::admin::answer::Answer;
 use crate::admin::commands::{self, Command};
 use crate::admin::error::AdminError;
 use crate::admin::statement::{RejectTransfer, Transfer};
-use crate::catalog::store::StoreError;
-use crate::catalog::typed::ATTEMPTS_MAX;
-use crate::catalog::{Swap, keys};
-use crate::model::{
-    DatabaseName, DatabaseRecord, Lifecycle, ServiceTerms, TeamName, TransferOffer, UnixMillis,
-};
+use crate::model::{DatabaseName, DatabaseRecord, Lifecycle, ServiceTerms, TransferOffer, UnixMillis};
 
 pub(in crate::admin) async fn transfer(
     cluster: &Cluster,
@@ -45,7 +40,7 @@ pub(in crate::admin) async fn transfer(
         refuse_second(record, &offer)?;
         let (team, until) = (&offer.to, offer.expires_at);
         record.offer = Some(offer.clone());
-        Ok((Some(offer.to.clone()), format!("offered to team {team}, open until {until}{because}")))
+        Ok(format!("offered to team {team}, open until {until}{because}"))
     };
     run(cluster, caller, &transfer.name, change, commands::TRANSFER_DATABASE).await
 }
@@ -60,8 +55,7 @@ pub(in crate::admin) async fn accept(
         refuse_unsettled(record)?;
         let team = taken(record, now)?.to;
         let before = std::mem::replace(&mut record.owner, team.clone());
-        let what = format!("transfer to team {team} accepted, owner was {before}");
-        Ok((Some(team), what))
+        Ok(format!("transfer to team {team} accepted, owner was {before}"))
     };
     run(cluster, caller, name, change, commands::ACCEPT_TRANSFER).await
 }
@@ -74,7 +68,7 @@ pub(in crate::admin) async fn reject(
     let because = because(stated(reject.reason.as_deref()));
     let change = |record: &mut DatabaseRecord| {
         let team = ended(record)?.to;
-        Ok((None, format!("transfer to team {team} rejected{because}")))
+        Ok(format!("transfer to team {team} rejected{because}"))
     };
     run(cluster, caller, &reject.name, change, commands::REJECT_TRANSFER).await
 }
@@ -86,45 +80,33 @@ pub(in crate::admin) async fn cancel(
 ) -> Result<Answer, AdminError> {
     let change = |record: &mut DatabaseRecord| {
         let team = ended(record)?.to;
-        Ok((None, format!("transfer to team {team} cancelled")))
+        Ok(format!("transfer to team {team} cancelled"))
     };
     run(cluster, caller, name, change, commands::CANCEL_TRANSFER).await
 }
 
-/// Commits a change and its entry in the history. `change` answers that entry, and the team to which the
-/// record now refers: that team exists when this is committed.
+/// Commits a change and its entry in the history, which `change` answers.
 async fn run(
     cluster: &Cluster,
     caller: &Caller,
     name: &DatabaseName,
-    change: impl Fn(&mut DatabaseRecord) -> Result<(Option<TeamName>, String), AdminError>,
+    mut change: impl FnMut(&mut DatabaseRecord) -> Result<String, AdminError> + Send,
     command: Command,
 ) -> Result<Answer, AdminError> {
     let id = find::database(cluster, name).await?.value.id;
-    let key = keys::database(&id);
-    for _ in 0..ATTEMPTS_MAX {
-        let Some(known) = cluster.catalog().databases().get(&id).await? else {
-            return Err(StoreError::Missing { key }.into());
-        };
-        let mut value = known.value.clone();
-        let (team, what) = change(&mut value)?;
-        value.history.push(history(cluster, caller, what));
-        let catalog = cluster.recording(caller);
-        let mut batch = catalog.databases().changing(catalog.batch(), known.revision, &value).await?;
-        if let Some(team) = team {
-            match catalog.teams().get(&team).await? {
-                Some(record) => batch = batch.refer_to(keys::team(&team), &record),
-                None => return Err(find::unknown_team(cluster, team.as_str()).await?),
-            }
-        }
-        if let Swap::Committed(revision) = batch.commit().await? {
-            let answer = Answer::done(command);
-            // Only a route that was written is followed.
-            let is_served_otherwise = ServiceTerms::of(&known.value) != ServiceTerms::of(&value);
-            return Ok(if is_served_otherwise { answer.written_at(revision) } else { answer });
-        }
-    }
-    Err(StoreError::Contended { key, attempts: ATTEMPTS_MAX }.into())
+    let mut is_served_otherwise = false;
+    let with_history = |record: &mut DatabaseRecord| {
+        let before = ServiceTerms::of(record);
+        let what = change(record)?;
+        record.history.push(history(cluster, caller, what));
+        is_served_otherwise = before != ServiceTerms::of(record);
+        Ok::<(), AdminError>(())
+    };
+    let written = cluster.recording(caller).databases().change(&id, with_history).await;
+    let written = find::unless_team_was_dropped(cluster, written).await?;
+    let answer = Answer::done(command);
+    // Only a route that was written is followed.
+    Ok(if is_served_otherwise { answer.written_at(written.revision) } else { answer })
 }
 
 /// A database that is not made yet, or goes away, keeps its owner.

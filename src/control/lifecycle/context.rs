@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::store::StoreError;
+use crate::catalog::typed::ATTEMPTS_MAX;
 use crate::catalog::{Batch, Catalog, NewDatabase, NewDatabaseOutcome, Versioned, keys};
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::model::{
@@ -252,7 +253,7 @@ impl<C: DatabaseChange> Operation for C {
         match C::end(after, &mut database, at) {
             Ending::Forgotten => catalog.databases().forgetting(batch, &current).await,
             Ending::Written(logins) => {
-                let batch = catalog.databases().changing(batch, current.revision, &database).await?;
+                let batch = catalog.databases().changing(batch, &current, &database).await?;
                 Ok(logins
                     .iter()
                     .fold(batch, |batch, login| batch.put(keys::login(&after.database, &login.role), login)))
@@ -340,15 +341,20 @@ pub async fn recording<C: DatabaseChange>(
 }
 
 /// Records an operation that makes its database known, with the database, if the name is free. The engine
-/// does the rest.
+/// does the rest. [`StoreError::Missing`] of a team: the owner was dropped.
 pub async fn begin_new<C: DatabaseChange>(
     catalog: &Catalog,
     mut new: NewDatabase,
     record: &DatabaseOperation<C::Facts>,
 ) -> Result<NewDatabaseOutcome, StoreError> {
-    let batch = recording::<C>(catalog, record).await?;
     new.database.operation = Some(reference::<C>(record));
-    catalog.databases().create_with(&new, batch).await
+    for _ in 0..ATTEMPTS_MAX {
+        let batch = recording::<C>(catalog, record).await?;
+        if let Some(outcome) = catalog.databases().create_with(&new, batch).await? {
+            return Ok(outcome);
+        }
+    }
+    Err(StoreError::Contended { key: keys::database(&new.database.id), attempts: ATTEMPTS_MAX })
 }
 
 /// Whether a command that waits has its answer: the operation has ended, or what it made cannot be undone

@@ -95,7 +95,7 @@ pub async fn begin(
     let mut database = expected.value.clone();
     database.dropping = Some(dropping);
     database.operation = Some(reference::<DropOperation>(record));
-    match catalog.databases().changing(batch, expected.revision, &database).await?.commit().await? {
+    match catalog.databases().changing(batch, expected, &database).await?.commit().await? {
         Swap::Committed(_) => Ok(()),
         Swap::Conflict => Err(StoreError::Contended { key: keys::database(&database.id), attempts: 1 }),
     }
