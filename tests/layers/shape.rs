@@ -1,8 +1,5 @@
 //! The shape inside a module: files that import in one direction, objects of a size that fits a head, one
-//! name for one type.
-//!
-//! Each rule has a table of exceptions, with reasons. A table can only shrink: an exception that is no longer
-//! needed fails the test, and so does a number that could be smaller.
+//! name for one type. There are no exceptions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,89 +9,6 @@ use super::{code, root, rust_files};
 /// Methods of a type, over all of its `impl` blocks: an object is a room, too.
 const METHODS_MAX: usize = 40;
 const FIELDS_MAX: usize = 20;
-
-/// Imports that close a circle of files: from, to, and why.
-const CIRCLES: &[(&str, &str, &str)] = &[
-    (
-        "admin/commands",
-        "admin/sql/table",
-        "the table of commands names its functions, and those the types of their rows",
-    ),
-    (
-        "admin/port/serve",
-        "admin/port/connection",
-        "the seat of a connection stands in the file of the listener",
-    ),
-    (
-        "control/moves/context",
-        "control/moves/parts/snapshot",
-        "the context keeps the exported snapshot of a move",
-    ),
-    (
-        "control/moves/endpoint",
-        "control/moves/direction",
-        "a direction picks one of two endpoints, and an endpoint knows its direction",
-    ),
-    (
-        "control/moves/machine",
-        "control/moves/doubt",
-        "what the machine says where a comparison leaves a doubt",
-    ),
-    ("control/moves/parts/own_login", "control/moves/endpoint", "an endpoint keeps its own login"),
-    (
-        "control/moves/parts/truncated",
-        "control/moves/parts/restore",
-        "a restore is undone where a table was truncated",
-    ),
-    ("control/moves/steps/preflight", "control/moves/parts/trial", "findings of the trial stand in the step"),
-    ("control/moves/steps/provision", "control/moves/parts/resync", "the scope of a move stands in the step"),
-    ("control/moves/steps/provision", "control/moves/parts/sweep", "the same"),
-    ("frontend/current", "frontend/access", "attempts are counted in the file of the access"),
-    ("lab/postgres", "lab/builder", "a server is started by its builder, which makes it"),
-    ("model/catalogue", "model/route", "records of a database have its place, and routes their terms"),
-    ("model/terms", "model/route", "the same"),
-    ("system/access", "system/session", "a session is opened by the access, whose settings it has"),
-    ("system/marker", "system/guard", "one function of each"),
-    ("system/own_roles", "system/roles", "roles of the platform, among those of a system"),
-];
-
-/// Types with more fields: their module, their name, how many they have, and why.
-const FIELDS_LEFT: &[(&str, &str, usize, &str)] = &[("system", "SystemFacts", 22, "a table of facts")];
-
-/// Names that more than one public type has, and why.
-const NAMES_LEFT: &[(&str, &str)] = &[
-    ("Accepted", "a decision of the operator; a connection over TLS"),
-    ("Access", "the logins of a port; the privileges on a database"),
-    ("Action", "the engine's, and its form for each operation"),
-    ("AdoptDatabase", "a command, and the operation that it starts"),
-    ("Answer", "of the catalog; of a command"),
-    ("Caller", "of a command; of the access file"),
-    ("Change", "of the catalog's records; of an operation's"),
-    ("Claim", "of a system for a move; of a move on a database"),
-    ("Clock", "of a session; of operations"),
-    ("Column", "of an answer; of PostgreSQL's message"),
-    ("CreateDatabase", "a command, and the operation that it starts"),
-    ("Direction", "of a socket; of a move"),
-    ("DropDatabase", "a command, and the operation that it starts"),
-    ("Event", "the engine's, and its form for each operation; of the store"),
-    ("Fingerprint", "of a verifier; of a database"),
-    ("Identity", "of a row for replication; of Freehold in TLS"),
-    ("Kind", "of a column, a metric, a rule"),
-    ("Login", "of a role; of a rule of a system"),
-    ("Move", "a command, and the operation that it starts"),
-    ("Outcome", "of a transaction of the store; of a question for types"),
-    ("Part", "of a message; of a session's settings"),
-    ("Parts", "of an executor; of a connection"),
-    ("Peer", "a client's address; a server's identity"),
-    ("Problem", "of the configuration; of the access file"),
-    ("Rows", "that a role may touch; to be compared"),
-    ("Rule", "of the access file; of a difference"),
-    ("Setting", "of Freehold; of a database"),
-    ("Source", "a descriptor on the event loop; the origin of a connection"),
-    ("Terms", "of a database; of a materialized view"),
-    ("Verdict", "on a comparison; of a system's access file"),
-    ("Watch", "of the store; of a marker"),
-];
 
 /// A module as the path from the crate's root: `["session", "relay"]`.
 type Module = Vec<String>;
@@ -169,22 +83,10 @@ impl Tree {
 fn the_files_of_a_module_import_in_one_direction() {
     let imports = Tree::read().imports();
     assert!(imports.values().map(BTreeSet::len).sum::<usize>() > 300, "the imports were not found");
-    let mut straight = imports.clone();
     let mut wrong = Vec::new();
-    for (from, to, _) in CIRCLES {
-        let removed = straight.get_mut(&path_of(from)).is_some_and(|all| all.remove(&path_of(to)));
-        if !removed {
-            wrong.push(format!("{from} does not import {to}: the exception is not needed"));
-        }
-    }
-    for (from, all) in &straight {
-        for to in all.iter().filter(|to| reaches(&straight, to, from)) {
+    for (from, all) in &imports {
+        for to in all.iter().filter(|to| reaches(&imports, to, from)) {
             wrong.push(format!("{} imports {}, which leads back", from.join("/"), to.join("/")));
-        }
-    }
-    for (from, to, _) in CIRCLES {
-        if wrong.is_empty() && !reaches(&straight, &path_of(to), &path_of(from)) {
-            wrong.push(format!("{from} may import {to}: the exception is not needed"));
         }
     }
     assert!(wrong.is_empty(), "only parent and child import each other:\n{}", wrong.join("\n"));
@@ -206,36 +108,16 @@ fn no_type_has_more_methods_or_fields_than_fit_a_head() {
     }
     assert!(methods.len() > 300 && fields.len() > 300, "the types were not found");
     let wrong = [
-        oversized("methods", &methods, METHODS_MAX, &[]),
-        oversized("fields", &fields, FIELDS_MAX, FIELDS_LEFT),
+        oversized("methods", &methods, METHODS_MAX),
+        oversized("fields", &fields, FIELDS_MAX),
     ];
     let wrong = wrong.concat();
     assert!(wrong.is_empty(), "an object is a room, too:\n{}", wrong.join("\n"));
 }
 
-fn oversized(
-    what: &str,
-    counts: &BTreeMap<(String, String), usize>,
-    max: usize,
-    left: &[(&str, &str, usize, &str)],
-) -> Vec<String> {
-    let mut wrong = Vec::new();
-    for ((module, name), count) in counts {
-        let may = left.iter().find(|(at, of, ..)| at == module && of == name).map_or(max, |left| left.2);
-        if *count > may {
-            wrong.push(format!("{module}: {name} has {count} {what}, and may have {may}"));
-        }
-    }
-    for (module, name, may, _) in left {
-        let count = counts.get(&((*module).to_owned(), (*name).to_owned())).copied().unwrap_or_default();
-        if count < *may {
-            wrong.push(format!("{module}: {name} has {count} {what}: lower the {may} of its exception"));
-        }
-        if count <= max {
-            wrong.push(format!("{module}: {name} has {count} {what}: the exception is not needed"));
-        }
-    }
-    wrong
+fn oversized(what: &str, counts: &BTreeMap<(String, String), usize>, max: usize) -> Vec<String> {
+    let over = counts.iter().filter(|(_, count)| **count > max);
+    over.map(|((module, name), count)| format!("{module}: {name} has {count} {what}, and may have {max}")).collect()
 }
 
 #[test]
@@ -247,15 +129,9 @@ fn no_two_public_types_share_a_name() {
         }
     }
     assert!(places.len() > 300, "the types were not found");
-    places.retain(|_, modules| modules.len() > 1);
-    let mut wrong = Vec::new();
-    for (name, modules) in &places {
-        if !NAMES_LEFT.iter().any(|(left, _)| left == name) {
-            wrong.push(format!("{name}: {}", modules.join(", ")));
-        }
-    }
-    let unneeded = NAMES_LEFT.iter().filter(|(name, _)| !places.contains_key(*name));
-    wrong.extend(unneeded.map(|(name, _)| format!("{name}: the exception is not needed")));
+    let shared = places.iter().filter(|(_, modules)| modules.len() > 1);
+    let wrong: Vec<String> =
+        shared.map(|(name, modules)| format!("{name}: {}", modules.join(", "))).collect();
     assert!(wrong.is_empty(), "one name, one type:\n{}", wrong.join("\n"));
 }
 
@@ -270,10 +146,6 @@ fn module(file: &Path) -> Module {
         steps.pop();
     }
     steps
-}
-
-fn path_of(shown: &str) -> Module {
-    shown.split('/').map(str::to_owned).collect()
 }
 
 /// The lines before the first inline module, which is one of tests.
