@@ -6,12 +6,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "support/chaos.rs"]
+mod chaos;
 mod support;
 
 use std::time::Duration;
 
 use support::ledger::{self, Load};
-use support::{Stage, is_whole, leftovers, until};
+use support::{Stage, leftovers, until};
 
 /// Crash points and where the move must stand after the restart, without anybody's doing.
 const ON_THE_WAY: &[(&str, &[&str])] = &[
@@ -69,7 +71,7 @@ const SHORT_FORM: &[&str] = &[
 
 /// Whether this run kills there.
 fn is_due(point: &str) -> bool {
-    is_whole() || SHORT_FORM.contains(&point)
+    chaos::is_requested() || SHORT_FORM.contains(&point)
 }
 
 /// One move meets all of them, one after the other: the process that takes over ends at the next.

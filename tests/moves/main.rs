@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod aborts;
+#[path = "../support/chaos.rs"]
+mod chaos;
 mod clients;
 mod crashes;
 #[path = "../moving/dumps.rs"]
@@ -31,8 +33,7 @@ use stage::Stage;
 
 /// All points with `make chaos`; otherwise every second one. `tests/crash.rs` has others.
 fn some_of(points: impl Iterator<Item = CrashPoint>) -> impl Iterator<Item = CrashPoint> {
-    let is_whole = std::env::var_os("FREEHOLD_CHAOS").is_some();
-    points.step_by(if is_whole { 1 } else { 2 })
+    points.step_by(if chaos::is_requested() { 1 } else { 2 })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

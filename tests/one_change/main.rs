@@ -10,6 +10,8 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod agreement;
+#[path = "../support/chaos.rs"]
+mod chaos;
 mod commands;
 mod fixture;
 mod many;
@@ -115,7 +117,6 @@ impl Lab {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_command_that_is_killed_around_a_commit_leaves_half_of_a_change() {
     let mut lab = Lab::set().await;
-    let is_whole = std::env::var_os("FREEHOLD_CHAOS").is_some();
     let mut sides = 0;
     let began = Instant::now();
     for command in COMMANDS {
@@ -131,7 +132,7 @@ async fn no_command_that_is_killed_around_a_commit_leaves_half_of_a_change() {
         for number in 1..=commits {
             for side in [Side::Before, Side::After] {
                 sides += 1;
-                if is_whole || sides % 2 == 0 {
+                if chaos::is_requested() || sides % 2 == 0 {
                     lab.run(&case, Some(Kill { number, side })).await;
                 }
             }
