@@ -17,7 +17,6 @@
 //! Start with [`operations`] for how anything runs, then [`moves::machine`] for the order of the steps of a
 //! move, then [`moves::steps::cutover`] for the pause.
 
-pub mod leftovers;
 pub mod lifecycle;
 pub mod logins;
 pub mod moves;
@@ -25,7 +24,6 @@ pub mod operations;
 pub mod reconcile;
 pub mod settings;
 
-pub use leftovers::leftovers;
 pub use lifecycle::engine::DatabaseOperations;
 pub use lifecycle::sunset::SunsetWatch;
 pub use moves::Mover;

@@ -22,6 +22,7 @@ pub mod guard;
 pub mod hba;
 pub mod marker;
 pub mod materialized;
+pub mod move_objects;
 pub mod names;
 pub mod other_moves;
 pub mod own_roles;

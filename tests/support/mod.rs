@@ -26,17 +26,12 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use freehold::auth::scram::Verifier;
-use freehold::control::leftovers::OBJECTS;
 use freehold::lab::{Major, Postgres, free_ports, roots};
+use freehold::system::move_objects::OBJECTS;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 pub const ADMIN: &str = "ops";
 pub const ADMIN_PASSWORD: &str = "correct horse";
-
-/// Whether this is `make chaos`, and not the short form of `make test`.
-pub fn is_whole() -> bool {
-    std::env::var_os("FREEHOLD_CHAOS").is_some()
-}
 
 /// A row of an admin command, by column name.
 pub type Row = HashMap<String, String>;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use tokio_postgres::Client;
 
 use super::stage::Stage;
-use crate::control::leftovers::OBJECTS;
 use crate::lab::{LabError, Postgres};
+use crate::system::move_objects::OBJECTS;
 
 /// The copy that the database came back from, its role, and renamed ones of either.
 const COPY: &str = "SELECT 'database ' || datname FROM pg_database WHERE datname LIKE 'shop%'

@@ -1,6 +1,6 @@
-//! Lists what moves may have left on a system: for tests, the demo, and checks by the operator.
+//! The objects that moves create on a system: what is left of one, for tests and the demo.
 
-use crate::system::{MoveNames, Session, SystemError};
+use super::{MoveNames, Session, SystemError};
 
 /// The only list of what a move creates outside of the product's own objects, as seen from one database: the
 /// object, and the label of its move (`ab12cd34/3`, or `3` of an older version), the empty text for an object
@@ -30,7 +30,7 @@ pub const OBJECTS: &str = r"
 /// Everything in the session's database and on its system that carries a name of the move, and the objects of
 /// this move that carry none (helper schema, guard): `slot freehold_move_ab12cd34_3`. Empty after a move has
 /// ended, however it ended.
-pub async fn leftovers(session: &Session, names: MoveNames) -> Result<Vec<String>, SystemError> {
+pub async fn remaining(session: &Session, names: MoveNames) -> Result<Vec<String>, SystemError> {
     const LOOKING: &str = "looking for what a move left";
     let sql = format!("SELECT what FROM ({OBJECTS}) AS object WHERE move IN ($1, '')");
     session.list(LOOKING, &sql, &[&names.label()]).await
