@@ -34,7 +34,7 @@ pub(super) struct HealthPort {
 
 /// Sources of the metrics.
 #[derive(Debug, Clone)]
-pub(super) struct Figures {
+pub(super) struct MetricSources {
     pub(super) metrics: Metrics,
     pub(super) routes: Arc<RouteTable>,
     pub(super) catalog: Catalog,
@@ -43,7 +43,7 @@ pub(super) struct Figures {
 }
 
 impl HealthPort {
-    pub(super) async fn open(address: SocketAddr, figures: Figures) -> io::Result<HealthPort> {
+    pub(super) async fn open(address: SocketAddr, figures: MetricSources) -> io::Result<HealthPort> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let accepting = tokio::spawn(accept(listener, figures));
@@ -63,7 +63,7 @@ impl Drop for HealthPort {
 
 /// If there are too many connections the oldest is ended: it has had the longest time to send its request. An
 /// idle connection must not block a health check, because the process would then be restarted.
-async fn accept(listener: TcpListener, figures: Figures) {
+async fn accept(listener: TcpListener, figures: MetricSources) {
     let mut visitors: VecDeque<Visitor> = VecDeque::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -92,7 +92,7 @@ impl Drop for Visitor {
     }
 }
 
-async fn answer(mut stream: TcpStream, figures: Figures) -> io::Result<()> {
+async fn answer(mut stream: TcpStream, figures: MetricSources) -> io::Result<()> {
     let mut request = Vec::new();
     while !request.windows(4).any(|end| end == b"\r\n\r\n") {
         if request.len() > REQUEST_BYTES_MAX || stream.read_buf(&mut request).await? == 0 {
@@ -111,7 +111,7 @@ async fn answer(mut stream: TcpStream, figures: Figures) -> io::Result<()> {
     stream.shutdown().await
 }
 
-impl Figures {
+impl MetricSources {
     async fn body(&self, line: &str) -> (&'static str, String) {
         let mut words = line.split(' ');
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());

@@ -37,10 +37,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use self::health::{Figures, HealthPort};
-use self::requests::{Leaving, Reloadable};
+use self::health::{HealthPort, MetricSources};
+use self::requests::{ClientShutdown, Reloadable};
 use self::roles::Shared;
-use self::roles::control::{ControlParts, ControlRole, Groundwork};
+use self::roles::control::{ControlParts, ControlRole, StartupTasks};
 use self::roles::proxy::{ProxyParts, ProxyRole};
 use self::store::{OpenStore, open_store};
 use self::takeover::Successor;
@@ -77,7 +77,7 @@ pub struct Serve {
 
 /// Inputs of a process besides its configuration.
 #[derive(Debug)]
-pub struct Given {
+pub struct ProcessInputs {
     /// The file that RELOAD and SIGHUP read again.
     pub file: Option<PathBuf>,
     /// Applies a changed log level.
@@ -88,20 +88,20 @@ pub struct Given {
     pub clock: WallClock,
 }
 
-impl Default for Given {
-    fn default() -> Given {
-        Given { file: None, log: None, listeners: Vec::new(), clock: UnixMillis::now }
+impl Default for ProcessInputs {
+    fn default() -> ProcessInputs {
+        ProcessInputs { file: None, log: None, listeners: Vec::new(), clock: UnixMillis::now }
     }
 }
 
 impl Serve {
     /// Starts on the current runtime, without a file to reload from.
     pub async fn start(config: Config) -> Result<Serve, ServeError> {
-        Serve::start_from(config, Given::default()).await
+        Serve::start_from(config, ProcessInputs::default()).await
     }
 
     /// Starts on the current runtime, with these inputs.
-    pub async fn start_from(config: Config, given: Given) -> Result<Serve, ServeError> {
+    pub async fn start_from(config: Config, given: ProcessInputs) -> Result<Serve, ServeError> {
         let OpenStore { store, turn, start } = open_store(&config).await?;
         let catalog = Catalog::new(store);
         warn_of_secrets(&config, &catalog).await?;
@@ -148,7 +148,7 @@ impl Serve {
     /// Serves until SIGTERM, SIGINT or SHUTDOWN; carries out RELOAD and SIGHUP meanwhile.
     pub async fn run(mut self) {
         let leaving =
-            Leaving { data: &self.proxy.data, routes: &self.proxy.routes, draining: &self.draining };
+            ClientShutdown { data: &self.proxy.data, routes: &self.proxy.routes, draining: &self.draining };
         requests::until_end(&mut self.requests, &self.reloadable, &self.control.admin, &leaving).await;
         self.shutdown().await;
     }
@@ -196,7 +196,7 @@ async fn start_roles(
 ) -> Result<(ProxyRole, ControlRole), ServeError> {
     let workers = settings::workers(&shared.config.load());
     let routes = RouteTable::new(workers);
-    let groundwork = Groundwork::start(shared, &routes).await?;
+    let groundwork = StartupTasks::start(shared, &routes).await?;
     let parts = ProxyParts {
         routes: Arc::clone(&routes),
         workers,
@@ -233,7 +233,7 @@ async fn open_health_port(
     draining: &CancellationToken,
 ) -> Result<Option<HealthPort>, ServeError> {
     let Some(address) = shared.config.load().metrics.listen else { return Ok(None) };
-    let figures = Figures {
+    let figures = MetricSources {
         metrics: shared.metrics.clone(),
         routes: Arc::clone(routes),
         catalog: shared.catalog.clone(),

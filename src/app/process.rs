@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{Given, Serve, ServeError};
+use super::{ProcessInputs, Serve, ServeError};
 use crate::config::{Config, LogFormat, LogLevel};
 use crate::error::causes;
 use crate::frontend::listener::Listener;
@@ -49,9 +49,10 @@ pub fn serve(file: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime
-        .block_on(run(config, Given { file: Some(file.to_owned()), log, listeners, ..Given::default() }))
-    {
+    match runtime.block_on(run(
+        config,
+        ProcessInputs { file: Some(file.to_owned()), log, listeners, ..ProcessInputs::default() },
+    )) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
@@ -60,7 +61,7 @@ pub fn serve(file: &Path) -> ExitCode {
     }
 }
 
-async fn run(config: Config, given: Given) -> Result<(), ServeError> {
+async fn run(config: Config, given: ProcessInputs) -> Result<(), ServeError> {
     let serve = Serve::start_from(config, given).await?;
     println!("ready proxy={} admin={}", places(&serve), serve.admin_addr);
     serve.run().await;

@@ -93,14 +93,14 @@ fn read(file: &Path) -> Result<Config, String> {
 }
 
 /// What is needed to wait for clients to leave.
-pub(super) struct Leaving<'a> {
+pub(super) struct ClientShutdown<'a> {
     pub(super) data: &'a DataPlane,
     pub(super) routes: &'a RouteTable,
     /// Cancelled: the process accepts no more clients.
     pub(super) draining: &'a CancellationToken,
 }
 
-impl Leaving<'_> {
+impl ClientShutdown<'_> {
     /// Stops accepting clients.
     fn begin(&self) {
         tracing::info!("no client comes in any more; the process ends when those that are here have left");
@@ -138,7 +138,7 @@ pub(super) async fn until_end(
     requests: &mut mpsc::Receiver<ProcessRequest>,
     reloadable: &Reloadable,
     admin: &AdminServer,
-    leaving: &Leaving<'_>,
+    leaving: &ClientShutdown<'_>,
 ) {
     let mut mode = None;
     let mut hangup = Listener::of(SignalKind::hangup());

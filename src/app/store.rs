@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::takeover::{self, Turn};
+use super::takeover::{self, SuccessionLock};
 use crate::catalog::embedded::EmbeddedStore;
 use crate::catalog::store::{Store, StoreError};
 use crate::catalog::{Catalog, copied};
@@ -15,7 +15,7 @@ use crate::config::Config;
 pub(super) struct OpenStore {
     pub(super) store: Arc<dyn Store>,
     /// Set if this process takes over from another one: dropped when clients are served here.
-    pub(super) turn: Option<Turn>,
+    pub(super) turn: Option<SuccessionLock>,
     pub(super) start: UnfinishedStart,
 }
 

@@ -32,7 +32,7 @@ const TAKES_MAX: u32 = 50;
 
 /// The right to be the next process. Released when dropped: from then on clients are served here.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct SuccessionLock {
     _lock: File,
 }
 
@@ -42,12 +42,12 @@ fn turn_file(store: &Path) -> PathBuf {
     path.into()
 }
 
-impl Turn {
-    /// Like [`Turn::take`], but retries, because another process may hold the lock for an instant just to
-    /// check it.
-    async fn wait(store: &Path) -> std::io::Result<Option<Turn>> {
+impl SuccessionLock {
+    /// Like [`SuccessionLock::take`], but retries, because another process may hold the lock for an instant
+    /// just to check it.
+    async fn wait(store: &Path) -> std::io::Result<Option<SuccessionLock>> {
         for _ in 0..TAKES_MAX {
-            match Turn::take(store)? {
+            match SuccessionLock::take(store)? {
                 Some(turn) => return Ok(Some(turn)),
                 None => tokio::time::sleep(LOOK_EVERY).await,
             }
@@ -56,11 +56,11 @@ impl Turn {
     }
 
     /// `None`: another process has it.
-    fn take(store: &Path) -> std::io::Result<Option<Turn>> {
+    fn take(store: &Path) -> std::io::Result<Option<SuccessionLock>> {
         let path = turn_file(store);
         let lock = File::options().write(true).create(true).truncate(false).open(path)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Some(Turn { _lock: lock })),
+            Ok(()) => Ok(Some(SuccessionLock { _lock: lock })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
@@ -68,7 +68,9 @@ impl Turn {
 }
 
 /// Opens the embedded store; if configured, waits for the process that has it.
-pub(super) async fn open_embedded(config: &Config) -> Result<(Arc<EmbeddedStore>, Option<Turn>), StoreError> {
+pub(super) async fn open_embedded(
+    config: &Config,
+) -> Result<(Arc<EmbeddedStore>, Option<SuccessionLock>), StoreError> {
     let path = &config.store.path;
     let in_use = match EmbeddedStore::open(path) {
         Ok(store) => return Ok((store, None)),
@@ -79,7 +81,7 @@ pub(super) async fn open_embedded(config: &Config) -> Result<(Arc<EmbeddedStore>
         path: turn_file(path).display().to_string(),
         source: source.into(),
     };
-    let Some(turn) = Turn::wait(path).await.map_err(failed)? else { return Err(in_use) };
+    let Some(turn) = SuccessionLock::wait(path).await.map_err(failed)? else { return Err(in_use) };
     tracing::info!("another process has the store; this one takes over when that one is asked to end");
     let deadline = Instant::now() + config.proxy.takeover_wait;
     loop {
@@ -101,14 +103,14 @@ pub(super) struct Successor {
 impl Successor {
     pub(super) fn of(config: &Config) -> Option<Successor> {
         let store = &config.store.path;
-        let has_turn = config.proxy.takeover && Turn::take(store).is_ok_and(|turn| turn.is_none());
+        let has_turn = config.proxy.takeover && SuccessionLock::take(store).is_ok_and(|turn| turn.is_none());
         has_turn.then(|| Successor { store: store.clone() })
     }
 
     /// Waits until it serves clients, or has given up.
     pub(super) async fn serves(&self, time_max: Duration) {
         let deadline = Instant::now() + time_max;
-        while Turn::take(&self.store).is_ok_and(|turn| turn.is_none()) {
+        while SuccessionLock::take(&self.store).is_ok_and(|turn| turn.is_none()) {
             if Instant::now() > deadline {
                 tracing::error!("the process that was to take over does not listen");
                 return;

@@ -18,7 +18,7 @@ use crate::wire::message::{TransactionStatus, backend};
 /// The driver's side of the connection: accepts a startup packet, sends AuthenticationOk and all messages up
 /// to ReadyForQuery; then it is the server's stream.
 #[derive(Debug)]
-pub struct Introduced {
+pub struct DriverConnection {
     stream: Stream,
     /// What the driver has to read before the server's stream.
     greeting: BytesMut,
@@ -59,15 +59,15 @@ impl Startup {
     }
 }
 
-impl Introduced {
+impl DriverConnection {
     /// For a startup packet that has been read already.
-    pub fn after_startup(connection: ServerConnection) -> Introduced {
-        Introduced { startup: Startup::Rest { bytes: 0 }, ..Introduced::from(connection) }
+    pub fn after_startup(connection: ServerConnection) -> DriverConnection {
+        DriverConnection { startup: Startup::Rest { bytes: 0 }, ..DriverConnection::from(connection) }
     }
 }
 
-impl From<ServerConnection> for Introduced {
-    fn from(connection: ServerConnection) -> Introduced {
+impl From<ServerConnection> for DriverConnection {
+    fn from(connection: ServerConnection) -> DriverConnection {
         let ConnectionParts { stream, pid, cancel_key, parameters, asynchronous, unread } =
             connection.into_parts();
         let mut greeting = BytesMut::new();
@@ -81,11 +81,11 @@ impl From<ServerConnection> for Introduced {
         greeting.extend_from_slice(&asynchronous);
         backend::ready_for_query(&mut greeting, TransactionStatus::Idle);
         greeting.extend_from_slice(&unread);
-        Introduced { stream, greeting, startup: Startup::Length { known: 0, so_far: 0 } }
+        DriverConnection { stream, greeting, startup: Startup::Length { known: 0, so_far: 0 } }
     }
 }
 
-impl AsyncRead for Introduced {
+impl AsyncRead for DriverConnection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.greeting.is_empty() {
@@ -98,7 +98,7 @@ impl AsyncRead for Introduced {
     }
 }
 
-impl AsyncWrite for Introduced {
+impl AsyncWrite for DriverConnection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         match this.startup.swallow(bytes) {
@@ -126,7 +126,7 @@ mod tests {
     use crate::backend::Parameters;
     use crate::wire::startup;
 
-    fn introduced(stream: UnixStream) -> Introduced {
+    fn driver(stream: UnixStream) -> DriverConnection {
         let mut parameters = Parameters::default();
         parameters.set("server_version", "18.1").unwrap();
         let key = Bytes::from_static(&[1, 2, 3, 4]);
@@ -140,12 +140,12 @@ mod tests {
         startup::startup_message(&mut packet, 0, [("user", "ann"), ("options", "-c x=y")].into_iter());
         for cut in 0..=packet.len() {
             let (ours, mut server) = UnixStream::pair().unwrap();
-            let mut introduced = introduced(ours);
-            introduced.write_all(packet.get(..cut).unwrap()).await.unwrap();
+            let mut driver = driver(ours);
+            driver.write_all(packet.get(..cut).unwrap()).await.unwrap();
             let rest = [packet.get(cut..).unwrap(), b"Q\0\0\0\x05\0"].concat();
-            introduced.write_all(&rest).await.unwrap();
-            introduced.flush().await.unwrap();
-            drop(introduced);
+            driver.write_all(&rest).await.unwrap();
+            driver.flush().await.unwrap();
+            drop(driver);
             let mut heard = Vec::new();
             server.read_to_end(&mut heard).await.unwrap();
             assert_eq!(heard, b"Q\0\0\0\x05\0", "cut at {cut}");
@@ -155,11 +155,11 @@ mod tests {
     #[tokio::test]
     async fn what_the_server_said_is_told_in_order_and_then_the_server_is_heard() {
         let (ours, mut server) = UnixStream::pair().unwrap();
-        let mut introduced = introduced(ours);
+        let mut driver = driver(ours);
         server.write_all(b" words").await.unwrap();
         drop(server);
         let mut heard = Vec::new();
-        introduced.read_to_end(&mut heard).await.unwrap();
+        driver.read_to_end(&mut heard).await.unwrap();
         let mut expected = BytesMut::new();
         backend::authentication_ok(&mut expected);
         backend::parameter_status(&mut expected, "server_version", "18.1");

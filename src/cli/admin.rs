@@ -15,7 +15,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage};
 use zeroize::Zeroizing;
 
 use super::{BLOCKED, Connection, TIMED_OUT};
-use crate::backend::{self, ConnectError, ConnectRequest, Credential, Introduced, ServerConnection};
+use crate::backend::{self, ConnectError, ConnectRequest, Credential, DriverConnection, ServerConnection};
 use crate::error::{SqlState, chain};
 use crate::model::{Address, Place, RoleName, ServerAuth, SslMode, SystemName};
 use crate::tls::{ClientTls, Connector, Roots};
@@ -153,7 +153,7 @@ impl AdminPort {
         // gets a connection that is logged in already.
         let mut driver = Config::new();
         driver.user("freehold").ssl_mode(tokio_postgres::config::SslMode::Disable);
-        let (client, mut connection) = driver.connect_raw(Introduced::from(connection), NoTls).await?;
+        let (client, mut connection) = driver.connect_raw(DriverConnection::from(connection), NoTls).await?;
         let driver = tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
                 if let AsyncMessage::Notice(notice) = message {

@@ -1,7 +1,8 @@
 //! Rewrites routes that differ from their databases' and systems' records.
 //!
 //! Owns one task that follows `database/` and `system/`. It deliberately writes only what is derived: terms,
-//! and how the system of a place is reached. Placement belongs to the mover, gate and door to administrators.
+//! and how the system of a place is reached. Placement belongs to the mover; the gate and
+//! whether new clients are served belong to administrators.
 //!
 //! # When a route differs
 //! * An older version wrote the record of a database and its route by two commits, and the process died

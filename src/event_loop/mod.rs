@@ -39,7 +39,7 @@ use std::task::{Context, Poll, Waker};
 use slab::Slab;
 
 pub use self::source::{Direction, More, Source};
-pub use self::task::{Lost, Task, TaskGroup};
+pub use self::task::{JoinError, Task, TaskGroup};
 
 use self::poller::Poller;
 use self::readiness::{Waiter, begin_turn, end_turns};

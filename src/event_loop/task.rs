@@ -122,7 +122,7 @@ impl Wake for Signal {
 
 /// The task panicked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lost;
+pub struct JoinError;
 
 /// A task with a result to wait for. Dropping this aborts it.
 #[derive(Debug)]
@@ -143,9 +143,9 @@ impl<T: 'static> Task<T> {
         Task { outcome, entry: spawn_boxed(Box::pin(telling), None) }
     }
 
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Lost>> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, JoinError>> {
         let outcome = ready!(Pin::new(&mut self.outcome).poll(cx));
-        Poll::Ready(outcome.map_err(|_| Lost))
+        Poll::Ready(outcome.map_err(|_| JoinError))
     }
 }
 

@@ -247,7 +247,7 @@ fn a_task_that_panics_ends_alone_and_who_waits_for_it_learns_that() {
             yield_now().await;
             1
         });
-        assert_eq!(poll_fn(|cx| broken.poll(cx)).await, Err(Lost));
+        assert_eq!(poll_fn(|cx| broken.poll(cx)).await, Err(JoinError));
         assert_eq!(poll_fn(|cx| whole.poll(cx)).await, Ok(1));
     });
 }

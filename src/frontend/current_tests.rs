@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use super::tests::{Knock, PASSWORD, frontend_with};
+use super::tests::{PASSWORD, TestClient, frontend_with};
 use super::*;
 use crate::catalog::store::Revision;
 use crate::catalog::{LoginRefreshOutcome, LoginRefreshReceiver, login_refresh};
@@ -27,9 +27,9 @@ fn again(frontend: &Frontend) -> Frontend {
 }
 
 async fn log_in(frontend: Frontend, role: &str, database: &str) -> (String, Option<SqlState>) {
-    let mut knock = Knock::at(frontend).await;
-    knock.startup(role, database).await;
-    let (tags, error) = knock.login(PASSWORD).await;
+    let mut client_end = TestClient::at(frontend).await;
+    client_end.startup(role, database).await;
+    let (tags, error) = client_end.login(PASSWORD).await;
     (tags, error.map(|error| error.sqlstate()))
 }
 

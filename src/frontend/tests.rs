@@ -73,14 +73,14 @@ pub(super) fn frontend_with(service: Service) -> Frontend {
 }
 
 /// A client's socket, while the frontend receives the other end of it.
-pub(super) struct Knock {
+pub(super) struct TestClient {
     tcp: TcpStream,
     inbox: BytesMut,
     receiving: tokio::task::JoinHandle<Result<Incoming, FrontendError>>,
 }
 
-impl Knock {
-    pub(super) async fn at(frontend: Frontend) -> Knock {
+impl TestClient {
+    pub(super) async fn at(frontend: Frontend) -> TestClient {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, address) = listener.accept().await.unwrap();
@@ -92,7 +92,7 @@ impl Knock {
             }
             received
         });
-        Knock { tcp, inbox: BytesMut::new(), receiving }
+        TestClient { tcp, inbox: BytesMut::new(), receiving }
     }
 
     pub(super) async fn send(&mut self, build: impl FnOnce(&mut BytesMut)) {
@@ -179,11 +179,11 @@ impl Knock {
 
 #[tokio::test]
 async fn a_client_with_the_right_password_is_admitted_and_its_keys_are_learned() {
-    let mut knock = Knock::at(frontend_with(Service::Serving)).await;
-    knock.startup("app", "shop").await;
-    let (tags, error) = knock.login(PASSWORD).await;
+    let mut client_end = TestClient::at(frontend_with(Service::Serving)).await;
+    client_end.startup("app", "shop").await;
+    let (tags, error) = client_end.login(PASSWORD).await;
     assert_eq!((tags.as_str(), error), ("RRRR", None));
-    let Ok(Incoming::Client(client)) = knock.received().await else { panic!("not a client") };
+    let Ok(Incoming::Client(client)) = client_end.received().await else { panic!("not a client") };
     assert_eq!((client.role.as_str(), client.route.id().as_str()), ("app", "db_1"));
 }
 
@@ -200,11 +200,11 @@ async fn a_wrong_password_an_unknown_role_and_an_unknown_database_take_the_same_
         ("expired", "nowhere", SqlState::INVALID_PASSWORD),
     ];
     for (role, database, sqlstate) in cases {
-        let mut knock = Knock::at(frontend_with(Service::Serving)).await;
-        knock.startup(role, database).await;
-        let (tags, error) = knock.login("wrong").await;
+        let mut client_end = TestClient::at(frontend_with(Service::Serving)).await;
+        client_end.startup(role, database).await;
+        let (tags, error) = client_end.login("wrong").await;
         assert_eq!((tags.as_str(), error.unwrap().sqlstate()), ("RRE", sqlstate), "{role} {database}");
-        assert!(knock.received().await.is_err());
+        assert!(client_end.received().await.is_err());
     }
 }
 
@@ -215,9 +215,9 @@ async fn who_proves_to_be_a_role_of_another_database_is_told_that_there_is_no_su
         ("nobody", SqlState::INVALID_PASSWORD),
         ("expired", SqlState::INVALID_PASSWORD),
     ] {
-        let mut knock = Knock::at(frontend_with(Service::Serving)).await;
-        knock.startup(role, "nowhere").await;
-        assert_eq!(knock.login(PASSWORD).await.1.unwrap().sqlstate(), sqlstate, "{role}");
+        let mut client_end = TestClient::at(frontend_with(Service::Serving)).await;
+        client_end.startup(role, "nowhere").await;
+        assert_eq!(client_end.login(PASSWORD).await.1.unwrap().sqlstate(), sqlstate, "{role}");
     }
 }
 
@@ -237,9 +237,9 @@ async fn a_salt_tells_neither_whether_there_is_a_role_nor_a_database() {
     for role in ["app", "nobody", "bare", "expired"] {
         let mut salts = std::collections::HashSet::new();
         for database in ["shop", "till", "nowhere"] {
-            let mut knock = Knock::at(with_another_database()).await;
-            knock.startup(role, database).await;
-            salts.insert(knock.salt().await);
+            let mut client_end = TestClient::at(with_another_database()).await;
+            client_end.startup(role, database).await;
+            salts.insert(client_end.salt().await);
         }
         assert_eq!(salts.len(), 1, "{role}: {salts:?}");
     }
@@ -247,9 +247,9 @@ async fn a_salt_tells_neither_whether_there_is_a_role_nor_a_database() {
 
 #[tokio::test]
 async fn a_password_that_is_right_elsewhere_opens_no_other_database() {
-    let mut knock = Knock::at(with_another_database()).await;
-    knock.startup("app", "till").await;
-    let (tags, error) = knock.login(PASSWORD).await;
+    let mut client_end = TestClient::at(with_another_database()).await;
+    client_end.startup("app", "till").await;
+    let (tags, error) = client_end.login(PASSWORD).await;
     assert_eq!((tags.as_str(), error.unwrap().sqlstate()), ("RRE", SqlState::INVALID_PASSWORD));
 }
 
@@ -260,9 +260,9 @@ async fn the_right_password_does_not_help_where_the_role_is_expired_or_may_not_l
         ("group", SqlState::INVALID_AUTHORIZATION),
         ("revoked", SqlState::INSUFFICIENT_PRIVILEGE),
     ] {
-        let mut knock = Knock::at(frontend_with(Service::Serving)).await;
-        knock.startup(role, "shop").await;
-        assert_eq!(knock.login(PASSWORD).await.1.unwrap().sqlstate(), sqlstate);
+        let mut client_end = TestClient::at(frontend_with(Service::Serving)).await;
+        client_end.startup(role, "shop").await;
+        assert_eq!(client_end.login(PASSWORD).await.1.unwrap().sqlstate(), sqlstate);
     }
 }
 
@@ -270,9 +270,9 @@ async fn the_right_password_does_not_help_where_the_role_is_expired_or_may_not_l
 async fn a_role_with_an_md5_password_is_told_no_more_than_a_role_that_does_not_exist() {
     let mut told = Vec::new();
     for role in ["old", "nobody_here"] {
-        let mut knock = Knock::at(frontend_with(Service::Serving)).await;
-        knock.startup(role, "shop").await;
-        let error = knock.login(PASSWORD).await.1.unwrap();
+        let mut client_end = TestClient::at(frontend_with(Service::Serving)).await;
+        client_end.startup(role, "shop").await;
+        let error = client_end.login(PASSWORD).await.1.unwrap();
         told.push(format!("{error:?}").replace(role, "?"));
     }
     assert_eq!(told[0], told[1]);
@@ -289,9 +289,9 @@ async fn a_refused_database_says_why_only_to_those_who_have_proved_who_they_are(
     for (password, sqlstate) in
         [(PASSWORD, SqlState::CANNOT_CONNECT_NOW), ("wrong", SqlState::INVALID_PASSWORD)]
     {
-        let mut knock = Knock::at(frontend_with(refused())).await;
-        knock.startup("app", "shop").await;
-        assert_eq!(knock.login(password).await.1.unwrap().sqlstate(), sqlstate);
+        let mut client_end = TestClient::at(frontend_with(refused())).await;
+        client_end.startup("app", "shop").await;
+        assert_eq!(client_end.login(password).await.1.unwrap().sqlstate(), sqlstate);
     }
 }
 
@@ -303,94 +303,96 @@ async fn a_deprecated_database_warns_at_the_login() {
         detail: None,
         hint: "Move on.".to_owned(),
     };
-    let mut knock = Knock::at(frontend_with(warning)).await;
-    knock.startup("app", "shop").await;
-    assert_eq!(knock.login(PASSWORD).await.1, None);
-    let (tag, body) = knock.message().await.unwrap();
+    let mut client_end = TestClient::at(frontend_with(warning)).await;
+    client_end.startup("app", "shop").await;
+    assert_eq!(client_end.login(PASSWORD).await.1, None);
+    let (tag, body) = client_end.message().await.unwrap();
     assert_eq!(tag, tag::NOTICE_RESPONSE);
     assert_eq!(ErrorFields::parse(&body).unwrap().sqlstate(), SqlState::DEPRECATED_FEATURE);
 }
 
 #[tokio::test]
 async fn the_name_of_the_admin_database_is_refused_with_a_hint() {
-    let mut knock = Knock::at(frontend_with(Service::Serving)).await;
-    knock.startup("app", "freehold").await;
-    let (tags, error) = knock.login(PASSWORD).await;
+    let mut client_end = TestClient::at(frontend_with(Service::Serving)).await;
+    client_end.startup("app", "freehold").await;
+    let (tags, error) = client_end.login(PASSWORD).await;
     assert_eq!(tags, "E");
     assert!(error.unwrap().hint().unwrap().contains("admin port"));
 }
 
 #[tokio::test]
 async fn encryption_requests_are_answered_once_each_in_any_order() {
-    let mut knock = Knock::at(frontend_with(Service::Serving)).await;
+    let mut client_end = TestClient::at(frontend_with(Service::Serving)).await;
     for request in [startup::gssenc_request as fn(&mut BytesMut), startup::ssl_request] {
-        knock.send(request).await;
-        assert_eq!(knock.tcp.read_u8().await.unwrap(), b'N');
+        client_end.send(request).await;
+        assert_eq!(client_end.tcp.read_u8().await.unwrap(), b'N');
     }
-    knock.startup("app", "shop").await;
-    assert_eq!(knock.login(PASSWORD).await.0, "RRRR");
+    client_end.startup("app", "shop").await;
+    assert_eq!(client_end.login(PASSWORD).await.0, "RRRR");
 
-    let mut knock = Knock::at(frontend_with(Service::Serving)).await;
-    knock.send(startup::ssl_request).await;
-    assert_eq!(knock.tcp.read_u8().await.unwrap(), b'N');
-    knock.send(startup::ssl_request).await;
-    assert_eq!(knock.login(PASSWORD).await.1.unwrap().sqlstate(), SqlState::PROTOCOL_VIOLATION);
+    let mut client_end = TestClient::at(frontend_with(Service::Serving)).await;
+    client_end.send(startup::ssl_request).await;
+    assert_eq!(client_end.tcp.read_u8().await.unwrap(), b'N');
+    client_end.send(startup::ssl_request).await;
+    assert_eq!(client_end.login(PASSWORD).await.1.unwrap().sqlstate(), SqlState::PROTOCOL_VIOLATION);
 }
 
 #[tokio::test]
 async fn bytes_that_follow_a_request_for_encryption_unasked_end_the_connection() {
-    let mut knock = Knock::at(frontend_with(Service::Serving)).await;
-    knock
+    let mut client_end = TestClient::at(frontend_with(Service::Serving)).await;
+    client_end
         .send(|out| {
             startup::ssl_request(out);
             startup::startup_message(out, 0, [("user", "app"), ("database", "shop")]);
         })
         .await;
-    assert_eq!(knock.login(PASSWORD).await.1.unwrap().sqlstate(), SqlState::PROTOCOL_VIOLATION);
+    assert_eq!(client_end.login(PASSWORD).await.1.unwrap().sqlstate(), SqlState::PROTOCOL_VIOLATION);
 }
 
 #[tokio::test]
 async fn what_is_no_startup_packet_is_closed_without_a_word() {
     // node-postgres sends Terminate if it is told to close before its startup packet.
     for opening in [ask::terminate as fn(&mut BytesMut), |out| out.put_slice(b"GET / HTTP/1.1\r\n\r\n")] {
-        let mut knock = Knock::at(frontend_with(Service::Serving)).await;
-        knock.send(opening).await;
-        assert_eq!(knock.message().await, None);
+        let mut client_end = TestClient::at(frontend_with(Service::Serving)).await;
+        client_end.send(opening).await;
+        assert_eq!(client_end.message().await, None);
     }
 }
 
 #[tokio::test]
 async fn a_client_without_tls_is_refused_where_tls_is_required() {
     let frontend = Frontend { encryption: Encryption::Required, ..frontend_with(Service::Serving) };
-    let mut knock = Knock::at(frontend).await;
-    knock.startup("app", "shop").await;
-    assert_eq!(knock.login(PASSWORD).await.1.unwrap().sqlstate(), SqlState::INVALID_AUTHORIZATION);
+    let mut client_end = TestClient::at(frontend).await;
+    client_end.startup("app", "shop").await;
+    assert_eq!(client_end.login(PASSWORD).await.1.unwrap().sqlstate(), SqlState::INVALID_AUTHORIZATION);
 }
 
 #[tokio::test]
 async fn a_cancel_request_is_handed_on() {
-    let mut knock = Knock::at(frontend_with(Service::Serving)).await;
-    knock.send(|out| startup::cancel_request(out, 42, &[1, 2, 3, 4])).await;
-    let Ok(Incoming::Cancel { request, .. }) = knock.received().await else { panic!("not a cancel request") };
+    let mut client_end = TestClient::at(frontend_with(Service::Serving)).await;
+    client_end.send(|out| startup::cancel_request(out, 42, &[1, 2, 3, 4])).await;
+    let Ok(Incoming::Cancel { request, .. }) = client_end.received().await else {
+        panic!("not a cancel request")
+    };
     assert_eq!((request.pid, &request.key[..]), (42, &[1, 2, 3, 4][..]));
 }
 
 #[tokio::test]
 async fn a_newer_protocol_is_negotiated_down_once() {
-    let mut knock = Knock::at(frontend_with(Service::Serving)).await;
-    knock
+    let mut client_end = TestClient::at(frontend_with(Service::Serving)).await;
+    client_end
         .send(|out| {
             startup::startup_message(out, 9999, [("user", "app"), ("database", "shop"), ("_pq_.test", "1")]);
         })
         .await;
-    assert_eq!(knock.login(PASSWORD).await.0, "vRRRR");
+    assert_eq!(client_end.login(PASSWORD).await.0, "vRRRR");
 }
 
 #[tokio::test]
 async fn a_visitor_who_says_nothing_is_dropped_in_time() {
     let frontend = Frontend { login_time_max: Duration::from_millis(50), ..frontend_with(Service::Serving) };
-    let mut knock = Knock::at(frontend).await;
-    knock.send(|out| out.put_slice(&[0, 0])).await;
-    assert_eq!(knock.message().await.map(|(tag, _)| tag), Some(tag::ERROR_RESPONSE));
-    assert!(matches!(knock.receiving.await.unwrap(), Err(FrontendError::TooSlow)));
+    let mut client_end = TestClient::at(frontend).await;
+    client_end.send(|out| out.put_slice(&[0, 0])).await;
+    assert_eq!(client_end.message().await.map(|(tag, _)| tag), Some(tag::ERROR_RESPONSE));
+    assert!(matches!(client_end.receiving.await.unwrap(), Err(FrontendError::TooSlow)));
 }

@@ -60,7 +60,7 @@ pub use place::Place;
 pub use quotas::{Quotas, QuotasChange};
 pub use role_limits::{RoleLimits, RolesLimits};
 pub use route::{
-    Ack, AckStage, Door, GateOrder, HoldReason, Login, Pinned, ProxyRecord, RouteRecord, StallReport,
+    Ack, AckStage, GateOrder, HoldReason, Login, NewClients, Pinned, ProxyRecord, RouteRecord, StallReport,
 };
 pub use service::Service;
 pub use terms::ServiceTerms;

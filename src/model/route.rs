@@ -42,7 +42,8 @@ pub struct RouteRecord {
     pub terms: ServiceTerms,
     /// Whether new clients may connect.
     #[serde(default)]
-    pub door: Door,
+    #[serde(rename = "door")]
+    pub new_clients: NewClients,
     /// Grows by one with each RECONNECT: server connections of an older generation are replaced as soon as
     /// possible.
     #[serde(default)]
@@ -72,7 +73,7 @@ impl RouteRecord {
             order: 1,
             gate: GateOrder::Open,
             terms: ServiceTerms::served(client_connections_max),
-            door: Door::Open,
+            new_clients: NewClients::Open,
             generation: 0,
         }
     }
@@ -84,7 +85,7 @@ impl RouteRecord {
 
     /// The refusal of a client that connects now, if any.
     pub fn login_refusal(&self) -> Option<Refusal> {
-        let disabled = (self.door == Door::Disabled).then(|| {
+        let disabled = (self.new_clients == NewClients::Disabled).then(|| {
             let text = format!("database \"{}\" takes no new connections", self.name);
             Refusal::fatal(SqlState::CANNOT_CONNECT_NOW, text)
                 .with_detail("It was disabled by an administrator. Connections that exist go on.")
@@ -97,7 +98,7 @@ impl RouteRecord {
 /// Whether new clients may connect; connected ones stay either way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Door {
+pub enum NewClients {
     #[default]
     Open,
     /// Set by DISABLE, until ENABLE.

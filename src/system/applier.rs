@@ -17,7 +17,7 @@
 use std::time::Duration;
 
 use super::names::quote_ident;
-use super::own_roles::{self, SHUT_OUT, Standing};
+use super::own_roles::{self, RoleState, SHUT_OUT};
 use super::roles;
 use super::session::{Setup, or_rolled_back, without_event_triggers_sql};
 use super::{Session, SystemError};
@@ -48,10 +48,10 @@ pub fn can_apply(version_num: u32) -> bool {
 pub async fn create(session: &Session, role: &str, rows: RowAccess) -> Result<(), SystemError> {
     const CREATING: &str = "creating a role that reads or writes rows";
     let standing = own_roles::standing(session, role).await?;
-    if standing == Standing::Idle {
+    if standing == RoleState::Idle {
         remove(session, role).await?;
     }
-    let verb = if standing == Standing::InUse { "ALTER" } else { "CREATE" };
+    let verb = if standing == RoleState::InUse { "ALTER" } else { "CREATE" };
     let role = quote_ident(role);
     // A worker of replication has no startup packet: the settings of its role take precedence over those of
     // the database.

@@ -130,7 +130,7 @@ impl Key {
 
 /// Keys above `after` up to and including `upto`; `None` is unbounded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Span {
+pub struct KeyRange {
     pub after: Option<KeyValue>,
     pub upto: Option<KeyValue>,
 }
@@ -144,7 +144,7 @@ pub struct TableRows<'a> {
 
 /// The state of a row when it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct RowState {
     /// Equal on both sides, or the rows differ.
     pub value: String,
     /// Changes with each write. Comparable on one side only.
@@ -172,7 +172,7 @@ impl TableRows<'_> {
              SELECT count(*), coalesce(sum(hash), 0)::text, (SELECT {} FROM r ORDER BY {} LIMIT 1) FROM r",
             named.join(", "),
             self.table.sql(),
-            self.condition(&Span { after: after.cloned(), upto: None }),
+            self.condition(&KeyRange { after: after.cloned(), upto: None }),
             columns.join(", "),
             Key::texts(numbered("", "").into_iter()),
             numbered("", " DESC").join(", "),
@@ -186,7 +186,7 @@ impl TableRows<'_> {
     }
 
     /// The digest of a range.
-    pub async fn of(&self, session: &Session, span: &Span) -> Result<Digest, SystemError> {
+    pub async fn of(&self, session: &Session, span: &KeyRange) -> Result<Digest, SystemError> {
         let sql = format!(
             "SELECT count(*), coalesce(sum({HASH}), 0)::text FROM ONLY {} AS x{}",
             self.table.sql(),
@@ -195,7 +195,7 @@ impl TableRows<'_> {
         digest_of(session, &sql).await
     }
 
-    fn condition(&self, span: &Span) -> String {
+    fn condition(&self, span: &KeyRange) -> String {
         let Some(key) = self.key else { return String::new() };
         let border = |operator: &str, value: &Option<KeyValue>| {
             value.as_ref().map(|value| format!("{} {operator} {}", key.sql(), key.literal(value)))
@@ -210,9 +210,9 @@ impl TableRows<'_> {
     pub async fn list(
         &self,
         session: &Session,
-        span: &Span,
+        span: &KeyRange,
         (part, parts): (u64, u64),
-    ) -> Result<BTreeMap<KeyValue, Seen>, SystemError> {
+    ) -> Result<BTreeMap<KeyValue, RowState>, SystemError> {
         let condition = match self.key {
             Some(_) => self.condition(span),
             None => format!(" WHERE ({HASH} % {parts} + {parts}) % {parts} = {part}"),
@@ -225,7 +225,7 @@ impl TableRows<'_> {
         &self,
         session: &Session,
         keys: &[KeyValue],
-    ) -> Result<BTreeMap<KeyValue, Seen>, SystemError> {
+    ) -> Result<BTreeMap<KeyValue, RowState>, SystemError> {
         if keys.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -247,7 +247,7 @@ impl TableRows<'_> {
         &self,
         session: &Session,
         condition: &str,
-    ) -> Result<BTreeMap<KeyValue, Seen>, SystemError> {
+    ) -> Result<BTreeMap<KeyValue, RowState>, SystemError> {
         let table = self.table.sql();
         let sql = match self.key {
             Some(key) => format!(
@@ -263,7 +263,7 @@ impl TableRows<'_> {
         for row in &session.rows(LISTING_ROWS, &sql, &[]).await? {
             let key = session.column(LISTING_ROWS, row, 0)?;
             let value = session.column(LISTING_ROWS, row, 1)?;
-            seen.insert(key, Seen { value, version: session.column(LISTING_ROWS, row, 2)? });
+            seen.insert(key, RowState { value, version: session.column(LISTING_ROWS, row, 2)? });
         }
         Ok(seen)
     }
@@ -299,10 +299,10 @@ mod tests {
         let (table, key) = (TableName::new("public", "t"), key());
         let rows = TableRows { table: &table, key: Some(&key) };
         let value = |a: &str| Some(vec![a.to_owned(), "o'x".to_owned()]);
-        let condition = rows.condition(&Span { after: value("1"), upto: value("2") });
+        let condition = rows.condition(&KeyRange { after: value("1"), upto: value("2") });
         let expected = " WHERE (x.\"a\", x.\"B\") > ('1'::integer, 'o''x'::bpchar) \
                         AND (x.\"a\", x.\"B\") <= ('2'::integer, 'o''x'::bpchar)";
         assert_eq!(condition, expected);
-        assert_eq!(rows.condition(&Span::default()), "");
+        assert_eq!(rows.condition(&KeyRange::default()), "");
     }
 }

@@ -14,7 +14,7 @@ use super::{Session, SystemError};
 
 /// The owner of the helper schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Helper {
+pub enum HelperSchema {
     Absent,
     /// This move.
     Ours,
@@ -54,16 +54,16 @@ SELECT coalesce(obj_description(h.oid, 'pg_namespace'), ''),
 
 /// Decides by the owners of the schema and its objects: the owner of a schema can write any comment. The
 /// comment only distinguishes moves.
-pub async fn helper(session: &Session, names: MoveNames) -> Result<Helper, SystemError> {
+pub async fn helper(session: &Session, names: MoveNames) -> Result<HelperSchema, SystemError> {
     const LOOKING: &str = "looking for the helper schema";
     let row = session.optional(LOOKING, OWNERS, &[&HELPER_SCHEMA]).await?;
-    let Some(row) = row else { return Ok(Helper::Absent) };
+    let Some(row) = row else { return Ok(HelperSchema::Absent) };
     let comment: String = session.column(LOOKING, &row, 0)?;
     Ok(match (session.column::<Option<String>>(LOOKING, &row, 1)?, helper_label(&comment)) {
-        (Some(why), _) => Helper::Foreign(why),
-        _ if comment == names.helper_mark() => Helper::Ours,
-        (None, Some(label)) => Helper::OfMove(label.to_owned()),
-        (None, None) => Helper::Foreign("a superuser made it for something else".to_owned()),
+        (Some(why), _) => HelperSchema::Foreign(why),
+        _ if comment == names.helper_mark() => HelperSchema::Ours,
+        (None, Some(label)) => HelperSchema::OfMove(label.to_owned()),
+        (None, None) => HelperSchema::Foreign("a superuser made it for something else".to_owned()),
     })
 }
 
@@ -74,12 +74,12 @@ pub const RENAME: &str = "ALTER SCHEMA freehold RENAME TO freehold_of_mine;";
 pub async fn create_helper(session: &Session, names: MoveNames) -> Result<(), SystemError> {
     const CREATING: &str = "creating the helper schema";
     match helper(session, names).await? {
-        Helper::OfMove(label) => {
+        HelperSchema::OfMove(label) => {
             return Err(
                 session.unexpected(CREATING, format!("a schema of this name is that of move {label}"))
             );
         }
-        Helper::Foreign(why) => {
+        HelperSchema::Foreign(why) => {
             return Err(SystemError::NotOurs {
                 system: session.system().clone(),
                 what: format!("schema {HELPER_SCHEMA} of database {}", session.dbname()),
@@ -87,8 +87,8 @@ pub async fn create_helper(session: &Session, names: MoveNames) -> Result<(), Sy
                 cure: format!("Rename the schema in that database: {RENAME}"),
             });
         }
-        Helper::Ours => return Ok(()),
-        Helper::Absent => {}
+        HelperSchema::Ours => return Ok(()),
+        HelperSchema::Absent => {}
     }
     let sql = format!(
         "BEGIN;
@@ -106,7 +106,7 @@ pub async fn create_helper(session: &Session, names: MoveNames) -> Result<(), Sy
 /// Drops the guard and the schema with its contents, if it is this move's.
 pub async fn drop_helper(session: &Session, names: MoveNames) -> Result<(), SystemError> {
     // The guard is created after the schema and in it, so it belongs to the same move.
-    if helper(session, names).await? != Helper::Ours {
+    if helper(session, names).await? != HelperSchema::Ours {
         return Ok(());
     }
     super::guard::remove(session).await?;

@@ -23,7 +23,7 @@ const GRANTORS: u32 = 160_000;
 
 /// State of a role of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum RoleState {
     Absent,
     /// It exists, and nothing of the move needs it.
     Idle,
@@ -57,11 +57,11 @@ async fn look(session: &Session, role: &str) -> Result<Option<(bool, Option<Stri
 
 /// State of a role that is to be created, read in a session of the database that it is for.
 /// [`SystemError::NotOurs`] if another role controls it.
-pub(super) async fn standing(session: &Session, role: &str) -> Result<Standing, SystemError> {
-    let Some((in_use, why)) = look(session, role).await? else { return Ok(Standing::Absent) };
+pub(super) async fn standing(session: &Session, role: &str) -> Result<RoleState, SystemError> {
+    let Some((in_use, why)) = look(session, role).await? else { return Ok(RoleState::Absent) };
     if in_use {
         put_out_members(session, role).await?;
-        return Ok(Standing::InUse);
+        return Ok(RoleState::InUse);
     }
     if let Some(why) = why {
         return Err(SystemError::NotOurs {
@@ -75,7 +75,7 @@ pub(super) async fn standing(session: &Session, role: &str) -> Result<Standing, 
             ),
         });
     }
-    Ok(Standing::Idle)
+    Ok(RoleState::Idle)
 }
 
 /// Revokes memberships in the role, except of superusers. Before PostgreSQL 16 code that runs as the role can
@@ -143,7 +143,7 @@ pub async fn create_replication(
     dbname: &str,
 ) -> Result<(), SystemError> {
     const CREATING: &str = "creating the replication role";
-    if standing(session, name).await? != Standing::Absent {
+    if standing(session, name).await? != RoleState::Absent {
         end_sessions(session, name, &[]).await?;
         drop_replication(session, name).await?;
     }

@@ -9,7 +9,7 @@ use super::{Session, SystemError};
 
 /// What is known of the roles to be dropped.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub struct RoleUseQuery<'a> {
     /// Uses in this database do not count.
     pub dbname: &'a str,
     pub roles: &'a [String],
@@ -53,7 +53,7 @@ used AS (
 SELECT DISTINCT r.rolname::text FROM used JOIN pg_roles r USING (oid) WHERE r.rolname::text = ANY ($2) ORDER BY 1";
 
 /// Those of the roles that are in use elsewhere.
-pub async fn elsewhere(session: &Session, asked: &Asked<'_>) -> Result<Vec<String>, SystemError> {
+pub async fn elsewhere(session: &Session, asked: &RoleUseQuery<'_>) -> Result<Vec<String>, SystemError> {
     const LOOKING: &str = "looking for who else uses a role";
     let (roles, members): (Vec<&str>, Vec<&str>) =
         asked.memberships.iter().map(|(role, member)| (role.as_str(), member.as_str())).unzip();

@@ -131,13 +131,13 @@ mod tests {
 
     use super::*;
 
-    struct Stage {
+    struct Fixture {
         root: tempfile::TempDir,
         places: PasswordPlaces,
     }
 
     /// Creates `in/password`, `in/own`, `out/secret`.
-    fn stage() -> Stage {
+    fn fixture() -> Fixture {
         let root = tempfile::tempdir().unwrap();
         for (name, text) in [("in/password", "one\n"), ("in/own", "two"), ("out/secret", "three")] {
             let path = root.path().join(name);
@@ -148,10 +148,10 @@ mod tests {
             directories: vec![root.path().join("missing"), root.path().join("in")],
             except: vec![root.path().join("in/own")],
         };
-        Stage { root, places }
+        Fixture { root, places }
     }
 
-    impl Stage {
+    impl Fixture {
         fn path(&self, name: &str) -> PathBuf {
             self.root.path().join(name)
         }
@@ -167,24 +167,24 @@ mod tests {
 
     #[test]
     fn a_password_is_read_from_a_directory_that_was_named() {
-        let stage = stage();
-        assert_eq!(stage.read("in/password").unwrap(), "one");
-        assert_eq!(stage.read("out/../in/password").unwrap(), "one");
-        fs::create_dir(stage.path("in/deep")).unwrap();
-        symlink(stage.path("in/password"), stage.path("in/deep/link")).unwrap();
-        assert_eq!(stage.read("in/deep/link").unwrap(), "one");
-        symlink(stage.path("in"), stage.path("door")).unwrap();
-        assert_eq!(stage.read("door/password").unwrap(), "one");
-        assert!(matches!(stage.read("in/nothing"), Err(PasswordError::Io(_))));
-        assert!(matches!(stage.read("in"), Err(PasswordError::NoFile)));
+        let fixture = fixture();
+        assert_eq!(fixture.read("in/password").unwrap(), "one");
+        assert_eq!(fixture.read("out/../in/password").unwrap(), "one");
+        fs::create_dir(fixture.path("in/deep")).unwrap();
+        symlink(fixture.path("in/password"), fixture.path("in/deep/link")).unwrap();
+        assert_eq!(fixture.read("in/deep/link").unwrap(), "one");
+        symlink(fixture.path("in"), fixture.path("door")).unwrap();
+        assert_eq!(fixture.read("door/password").unwrap(), "one");
+        assert!(matches!(fixture.read("in/nothing"), Err(PasswordError::Io(_))));
+        assert!(matches!(fixture.read("in"), Err(PasswordError::NoFile)));
     }
 
     #[test]
     fn whatever_leads_out_is_refused_alike_whether_it_exists_or_not() {
-        let stage = stage();
-        symlink(stage.path("out/secret"), stage.path("in/link")).unwrap();
-        symlink(stage.path("out/nothing"), stage.path("in/dangling")).unwrap();
-        symlink(stage.path("out"), stage.path("in/door")).unwrap();
+        let fixture = fixture();
+        symlink(fixture.path("out/secret"), fixture.path("in/link")).unwrap();
+        symlink(fixture.path("out/nothing"), fixture.path("in/dangling")).unwrap();
+        symlink(fixture.path("out"), fixture.path("in/door")).unwrap();
         for name in [
             "out/secret",
             "out/nothing",
@@ -197,43 +197,43 @@ mod tests {
             "in/door/nowhere/nothing",
             "in/own",
         ] {
-            assert!(stage.is_out_of_place(name), "{name}");
+            assert!(fixture.is_out_of_place(name), "{name}");
         }
     }
 
     #[test]
     fn a_link_that_is_changed_afterwards_leads_nowhere_else() {
-        let stage = stage();
-        let link = stage.path("in/link");
-        symlink(stage.path("in/password"), &link).unwrap();
-        assert_eq!(stage.read("in/link").unwrap(), "one");
+        let fixture = fixture();
+        let link = fixture.path("in/link");
+        symlink(fixture.path("in/password"), &link).unwrap();
+        assert_eq!(fixture.read("in/link").unwrap(), "one");
         fs::remove_file(&link).unwrap();
-        symlink(stage.path("out/secret"), &link).unwrap();
-        assert!(stage.is_out_of_place("in/link"));
-        fs::remove_dir_all(stage.path("in/deep")).unwrap_or_default();
-        fs::create_dir(stage.path("in/deep")).unwrap();
-        fs::write(stage.path("in/deep/secret"), "four").unwrap();
-        assert_eq!(stage.read("in/deep/secret").unwrap(), "four");
-        fs::remove_dir_all(stage.path("in/deep")).unwrap();
-        symlink(stage.path("out"), stage.path("in/deep")).unwrap();
-        assert!(stage.is_out_of_place("in/deep/secret"));
+        symlink(fixture.path("out/secret"), &link).unwrap();
+        assert!(fixture.is_out_of_place("in/link"));
+        fs::remove_dir_all(fixture.path("in/deep")).unwrap_or_default();
+        fs::create_dir(fixture.path("in/deep")).unwrap();
+        fs::write(fixture.path("in/deep/secret"), "four").unwrap();
+        assert_eq!(fixture.read("in/deep/secret").unwrap(), "four");
+        fs::remove_dir_all(fixture.path("in/deep")).unwrap();
+        symlink(fixture.path("out"), fixture.path("in/deep")).unwrap();
+        assert!(fixture.is_out_of_place("in/deep/secret"));
     }
 
     #[test]
     fn what_is_not_one_line_is_no_password() {
-        let stage = stage();
+        let fixture = fixture();
         for text in ["-----BEGIN-----\nkey\n", &"x".repeat(5000), "a\0b"] {
-            fs::write(stage.path("in/password"), text).unwrap();
-            assert!(matches!(stage.read("in/password"), Err(PasswordError::NoPassword)), "{text:?}");
+            fs::write(fixture.path("in/password"), text).unwrap();
+            assert!(matches!(fixture.read("in/password"), Err(PasswordError::NoPassword)), "{text:?}");
         }
-        fs::write(stage.path("in/password"), " with spaces \r\n\n").unwrap();
-        assert_eq!(stage.read("in/password").unwrap(), " with spaces ");
+        fs::write(fixture.path("in/password"), " with spaces \r\n\n").unwrap();
+        assert_eq!(fixture.read("in/password").unwrap(), " with spaces ");
     }
 
     #[test]
     fn a_file_is_exposed_where_others_can_read_it() {
-        let stage = stage();
-        let path = stage.path("in/password");
+        let fixture = fixture();
+        let path = fixture.path("in/password");
         let exposed = |mode: u32| {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             exposure(&path)
@@ -245,6 +245,6 @@ mod tests {
         assert!(exposed(0o660).unwrap().starts_with("its group"));
         let is_roots = path.metadata().unwrap().uid() == 0;
         assert_eq!(exposed(0o640).is_none(), is_roots);
-        assert_eq!(exposure(&stage.path("nothing")), None);
+        assert_eq!(exposure(&fixture.path("nothing")), None);
     }
 }

@@ -25,7 +25,7 @@ use super::SystemError;
 use super::access::{CONNECTING, SystemAccess};
 use super::bounded::Bounded;
 use super::names::{quote_ident, quote_literal};
-use crate::backend::{Credential, Introduced, ServerConnection};
+use crate::backend::{Credential, DriverConnection, ServerConnection};
 use crate::model::{RoleName, SystemName, SystemRecord};
 
 /// Limits of every session of the platform except [`Setup::Bare`]: it acts as the role that logged in, waits
@@ -147,7 +147,7 @@ pub struct Session {
 
 /// A database of a system, and how to reach it.
 #[derive(Debug, Clone, Copy)]
-pub struct Where<'a> {
+pub struct SessionTarget<'a> {
     pub access: &'a SystemAccess,
     pub record: &'a SystemRecord,
     pub dbname: &'a str,
@@ -170,14 +170,14 @@ impl Session {
         application_name: &str,
         deadline: Instant,
     ) -> Result<Session, SystemError> {
-        let place = Where { access, record, dbname };
+        let place = SessionTarget { access, record, dbname };
         Session::connect_with(Setup::Fixed, place, application_name, deadline).await
     }
 
     /// The same with other settings.
     pub async fn connect_with(
         setup: Setup,
-        Where { access, record, dbname }: Where<'_>,
+        SessionTarget { access, record, dbname }: SessionTarget<'_>,
         application_name: &str,
         deadline: Instant,
     ) -> Result<Session, SystemError> {
@@ -417,7 +417,7 @@ async fn open(
     config.user(record.admin_role.as_str()).ssl_mode(tokio_postgres::config::SslMode::Disable);
     let failed = |error| SystemError::from_driver(&record.name, CONNECTING, error);
     // Limits what the server can make the driver read.
-    let connected = config.connect_raw(Bounded::new(Introduced::from(connection)), NoTls).await;
+    let connected = config.connect_raw(Bounded::new(DriverConnection::from(connection)), NoTls).await;
     let (client, connection) = connected.map_err(failed)?;
     let driver = tokio::spawn(drive(connection));
     let mut session =

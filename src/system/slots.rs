@@ -96,7 +96,7 @@ pub async fn lag(session: &Session, name: &str) -> Result<Option<Lag>, SystemErr
 
 /// A transaction that the creation of a slot has to wait for: it holds a transaction id, in any database.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InTheWay {
+pub struct BlockingTransaction {
     /// `None` for a prepared transaction.
     pub pid: Option<i32>,
     pub database: String,
@@ -109,9 +109,9 @@ pub struct InTheWay {
     pub age: Option<Duration>,
 }
 
-impl std::fmt::Display for InTheWay {
+impl std::fmt::Display for BlockingTransaction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let InTheWay { database, role, .. } = self;
+        let BlockingTransaction { database, role, .. } = self;
         let state = if self.state.is_empty() { "in an unknown state" } else { &self.state };
         let age =
             self.age.map(|age| humantime::format_duration(Duration::from_secs(age.as_secs())).to_string());
@@ -128,7 +128,7 @@ impl std::fmt::Display for InTheWay {
 /// Every column but the pid of a backend can be NULL: a role with fewer privileges does not see when a
 /// transaction began or what its backend does; a backend at its start or end has no times; the role of a
 /// prepared transaction can have been dropped.
-pub async fn in_the_way(session: &Session) -> Result<Vec<InTheWay>, SystemError> {
+pub async fn in_the_way(session: &Session) -> Result<Vec<BlockingTransaction>, SystemError> {
     const LOOKING: &str = "looking for transactions in the way of a slot";
     let sql = "SELECT pid, coalesce(datname::text, ''), coalesce(usename::text, backend_type, ''),
             coalesce(state, ''), (extract(epoch FROM clock_timestamp() - coalesce(xact_start, backend_start)) * 1000)::bigint AS age
@@ -142,7 +142,7 @@ pub async fn in_the_way(session: &Session) -> Result<Vec<InTheWay>, SystemError>
     let mut found = Vec::with_capacity(rows.len());
     for row in &rows {
         let age: Option<i64> = session.column(LOOKING, row, 4)?;
-        found.push(InTheWay {
+        found.push(BlockingTransaction {
             pid: session.column(LOOKING, row, 0)?,
             database: session.column(LOOKING, row, 1)?,
             role: session.column(LOOKING, row, 2)?,

@@ -137,12 +137,12 @@ pub async fn drop(session: &Session, name: &str) -> Result<(), SystemError> {
 
 /// Publications and slot of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Aim {
+pub struct SubscriptionSource {
     pub publications: Vec<String>,
     pub slot: Option<String>,
 }
 
-impl Aim {
+impl SubscriptionSource {
     /// Whether these are the publication and the slot of this name.
     pub fn is_at(&self, name: &str) -> bool {
         matches!(self.publications.as_slice(), [one] if one == name) && self.slot.as_deref() == Some(name)
@@ -151,12 +151,15 @@ impl Aim {
 
 /// Publications and slot of a subscription of the session's database; `None` if there is no such
 /// subscription.
-pub async fn aim(session: &Session, name: &str) -> Result<Option<Aim>, SystemError> {
+pub async fn aim(session: &Session, name: &str) -> Result<Option<SubscriptionSource>, SystemError> {
     const READING: &str = "reading a subscription";
     let sql = "SELECT subpublications, subslotname::text FROM pg_subscription WHERE subname = $1
         AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
     let Some(row) = session.optional(READING, sql, &[&name]).await? else { return Ok(None) };
-    Ok(Some(Aim { publications: session.column(READING, &row, 0)?, slot: session.column(READING, &row, 1)? }))
+    Ok(Some(SubscriptionSource {
+        publications: session.column(READING, &row, 0)?,
+        slot: session.column(READING, &row, 1)?,
+    }))
 }
 
 /// State of a subscription of the session's database.

@@ -39,7 +39,7 @@ pub struct LabelOid {
 
 /// The OIDs of a database.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Numbers {
+pub struct TypeOids {
     pub types: Vec<TypeOid>,
     pub labels: Vec<LabelOid>,
 }
@@ -56,9 +56,9 @@ pub struct TypeOidComparison {
 const READING: &str = "reading the numbers of types";
 
 /// The types of a database, and the values of its enums.
-pub async fn read(session: &Session) -> Result<Numbers, SystemError> {
+pub async fn read(session: &Session) -> Result<TypeOids, SystemError> {
     let (types, labels) = tokio::try_join!(types(session), labels(session))?;
-    Ok(Numbers { types, labels })
+    Ok(TypeOids { types, labels })
 }
 
 async fn labels(session: &Session) -> Result<Vec<LabelOid>, SystemError> {
@@ -94,7 +94,7 @@ async fn types(session: &Session) -> Result<Vec<TypeOid>, SystemError> {
 
 /// From now on each type of these names gets these OIDs when it is created in the session's database. Needs
 /// the helper schema, and a superuser. Safe to repeat.
-pub async fn keep(session: &Session, numbers: &Numbers) -> Result<(), SystemError> {
+pub async fn keep(session: &Session, numbers: &TypeOids) -> Result<(), SystemError> {
     const KEEPING: &str = "preparing the numbers of types";
     or_rolled_back(session, session.batch(KEEPING, INSTALL).await).await?;
     let wanted = &numbers.types;

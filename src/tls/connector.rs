@@ -10,7 +10,7 @@ use rustls::client::Resumption;
 use rustls_pki_types::{CertificateDer, IpAddr, Ipv4Addr, ServerName};
 use tokio_rustls::TlsConnector;
 
-use super::verify::{Demand, ServerVerifier};
+use super::verify::{ServerVerifier, VerifyScope};
 use super::{
     ALPN_POSTGRESQL, Socket, Stream, TlsError, provider, read_certificates, read_key, read_roots,
     server_end_point,
@@ -200,9 +200,9 @@ impl Trust {
         };
         Ok(Trust {
             empty: verifier.trusts_nobody(),
-            encrypt: client_config(verifier.demanding(Demand::Encryption), identity.as_ref())?,
-            verify_chain: client_config(verifier.demanding(Demand::Chain), identity.as_ref())?,
-            verify_full: client_config(verifier.demanding(Demand::ChainAndName), identity.as_ref())?,
+            encrypt: client_config(verifier.demanding(VerifyScope::Encryption), identity.as_ref())?,
+            verify_chain: client_config(verifier.demanding(VerifyScope::Chain), identity.as_ref())?,
+            verify_full: client_config(verifier.demanding(VerifyScope::ChainAndName), identity.as_ref())?,
         })
     }
 }

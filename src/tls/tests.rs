@@ -8,26 +8,26 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::verify::{Demand, ServerVerifier};
+use super::verify::{ServerVerifier, VerifyScope};
 use super::*;
 use crate::model::SslMode;
 
 /// A directory of PEM files and the CA that signs them.
-struct Office {
+struct Authority {
     directory: TempDir,
     ca: Issuer<'static, KeyPair>,
 }
 
-impl Office {
-    fn open() -> Office {
+impl Authority {
+    fn new() -> Authority {
         let directory = TempDir::new().unwrap();
         let mut params = named("the authority", &[]);
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
-        let office = Office { directory, ca: Issuer::new(params, key) };
-        office.write("ca.crt", &certificate.pem());
-        office
+        let authority = Authority { directory, ca: Issuer::new(params, key) };
+        authority.write("ca.crt", &certificate.pem());
+        authority
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -94,11 +94,15 @@ async fn shake(acceptor: &Acceptor, connector: &Connector, host: &str, mode: Ssl
 
 #[tokio::test]
 async fn both_sides_exchange_bytes_and_agree_on_the_end_point() {
-    let office = Office::open();
-    office.issue("server", &named("server", &["db.example"]));
-    let (server, client) =
-        shake(&office.acceptor("server"), &office.trusting("ca.crt"), "db.example", SslMode::VerifyFull)
-            .await;
+    let authority = Authority::new();
+    authority.issue("server", &named("server", &["db.example"]));
+    let (server, client) = shake(
+        &authority.acceptor("server"),
+        &authority.trusting("ca.crt"),
+        "db.example",
+        SslMode::VerifyFull,
+    )
+    .await;
     let (server, client) = (server.unwrap(), client.unwrap());
     assert!(server.end_point.is_some());
     assert_eq!(server.end_point, client.end_point);
@@ -120,11 +124,11 @@ async fn both_sides_exchange_bytes_and_agree_on_the_end_point() {
 
 #[tokio::test]
 async fn each_sslmode_believes_what_libpq_would_believe() {
-    let office = Office::open();
-    let stranger = Office::open();
-    office.issue("good", &named("good", &["db.example", "127.0.0.1"]));
-    let acceptor = office.acceptor("good");
-    let (knowing, unknowing) = (office.trusting("ca.crt"), stranger.trusting("ca.crt"));
+    let authority = Authority::new();
+    let stranger = Authority::new();
+    authority.issue("good", &named("good", &["db.example", "127.0.0.1"]));
+    let acceptor = authority.acceptor("good");
+    let (knowing, unknowing) = (authority.trusting("ca.crt"), stranger.trusting("ca.crt"));
     let native = Connector::native().unwrap();
     use SslMode::{Prefer, Require, VerifyCa, VerifyFull};
     for (connector, host, mode, believed) in [
@@ -153,54 +157,54 @@ async fn each_sslmode_believes_what_libpq_would_believe() {
 
 #[tokio::test]
 async fn a_self_signed_certificate_is_its_own_root_as_in_the_manual_of_postgresql() {
-    let office = Office::open();
+    let authority = Authority::new();
     let mut params = named("db.example", &[]);
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    office.issue_self_signed("server", &params);
-    let acceptor = office.acceptor("server");
-    let connector = office.trusting("server.crt");
+    authority.issue_self_signed("server", &params);
+    let acceptor = authority.acceptor("server");
+    let connector = authority.trusting("server.crt");
     assert!(shake(&acceptor, &connector, "any.example", SslMode::VerifyCa).await.1.is_ok());
     // The host is in the common name only.
     assert!(shake(&acceptor, &connector, "db.example", SslMode::VerifyFull).await.1.is_ok());
     assert!(shake(&acceptor, &connector, "any.example", SslMode::VerifyFull).await.1.is_err());
     params.not_after = rcgen::date_time_ymd(2020, 1, 1);
     params.not_before = rcgen::date_time_ymd(2019, 1, 1);
-    office.issue_self_signed("expired", &params);
-    let (acceptor, connector) = (office.acceptor("expired"), office.trusting("expired.crt"));
+    authority.issue_self_signed("expired", &params);
+    let (acceptor, connector) = (authority.acceptor("expired"), authority.trusting("expired.crt"));
     assert!(shake(&acceptor, &connector, "db.example", SslMode::VerifyCa).await.1.is_err());
 }
 
 #[tokio::test]
 async fn a_common_name_counts_only_where_the_certificate_names_no_host() {
-    let office = Office::open();
-    office.issue("server", &named("db.example", &["other.example"]));
-    let acceptor = office.acceptor("server");
-    let connector = office.trusting("ca.crt");
+    let authority = Authority::new();
+    authority.issue("server", &named("db.example", &["other.example"]));
+    let acceptor = authority.acceptor("server");
+    let connector = authority.trusting("ca.crt");
     assert!(shake(&acceptor, &connector, "db.example", SslMode::VerifyFull).await.1.is_err());
     assert!(shake(&acceptor, &connector, "other.example", SslMode::VerifyFull).await.1.is_ok());
 }
 
 #[tokio::test]
 async fn bytes_before_the_handshake_end_the_connection() {
-    let office = Office::open();
-    office.issue("server", &named("server", &["db.example"]));
+    let authority = Authority::new();
+    authority.issue("server", &named("server", &["db.example"]));
     let (server, _client) = sockets().await;
-    let outcome = office.acceptor("server").accept(Stream::from(server), b"Q", Handshake::Requested).await;
+    let outcome = authority.acceptor("server").accept(Stream::from(server), b"Q", Handshake::Requested).await;
     assert!(matches!(outcome, Err(TlsError::EarlyBytes { bytes: 1 })));
 }
 
 #[tokio::test]
 async fn direct_tls_must_name_the_protocol() {
-    let office = Office::open();
-    office.issue("server", &named("server", &["db.example"]));
-    let acceptor = office.acceptor("server");
+    let authority = Authority::new();
+    authority.issue("server", &named("server", &["db.example"]));
+    let acceptor = authority.acceptor("server");
     for (offered, accepted) in [(Some("postgresql"), true), (Some("http/1.1"), false), (None, false)] {
         let verifier = ServerVerifier::new(rustls::RootCertStore::empty(), Vec::new());
         let mut config = rustls::ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier.demanding(Demand::Encryption)))
+            .with_custom_certificate_verifier(Arc::new(verifier.demanding(VerifyScope::Encryption)))
             .with_no_client_auth();
         config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
@@ -216,14 +220,14 @@ async fn direct_tls_must_name_the_protocol() {
 
 #[tokio::test]
 async fn a_reload_serves_the_new_certificate_and_drops_nobody() {
-    let office = Office::open();
-    office.issue("server", &named("server", &["old.example"]));
-    let acceptor = office.acceptor("server");
-    let connector = office.trusting("ca.crt");
+    let authority = Authority::new();
+    authority.issue("server", &named("server", &["old.example"]));
+    let acceptor = authority.acceptor("server");
+    let connector = authority.trusting("ca.crt");
     let (server, client) = shake(&acceptor, &connector, "old.example", SslMode::VerifyFull).await;
     let (mut server, mut client) = (server.unwrap().stream, client.unwrap().stream);
 
-    office.issue("server", &named("server", &["new.example"]));
+    authority.issue("server", &named("server", &["new.example"]));
     acceptor.reload().unwrap();
     assert!(shake(&acceptor, &connector, "new.example", SslMode::VerifyFull).await.1.is_ok());
     assert!(shake(&acceptor, &connector, "old.example", SslMode::VerifyFull).await.1.is_err());
@@ -233,32 +237,32 @@ async fn a_reload_serves_the_new_certificate_and_drops_nobody() {
     server.read_exact(&mut heard).await.unwrap();
     assert_eq!(&heard, b"still here");
 
-    office.write("server.crt", "nonsense");
+    authority.write("server.crt", "nonsense");
     assert!(acceptor.reload().is_err());
     assert!(shake(&acceptor, &connector, "new.example", SslMode::VerifyFull).await.1.is_ok());
 }
 
 #[tokio::test]
 async fn a_client_certificate_is_asked_for_as_configured() {
-    let office = Office::open();
-    let stranger = Office::open();
-    office.issue("server", &named("server", &["db.example"]));
-    office.issue("ann", &named("ann", &[]));
+    let authority = Authority::new();
+    let stranger = Authority::new();
+    authority.issue("server", &named("server", &["db.example"]));
+    authority.issue("ann", &named("ann", &[]));
     stranger.issue("eve", &named("eve", &[]));
-    let authority = || ClientAuthority { ca: office.path("ca.crt"), crl: None };
-    let open = |clients| Acceptor::open(office.files("server", clients)).unwrap();
-    let optional = open(ClientCertificates::Optional(authority()));
-    let required = open(ClientCertificates::Required(authority()));
-    let as_client = |from: &Office, name: &str| {
+    let trusted = || ClientAuthority { ca: authority.path("ca.crt"), crl: None };
+    let open = |clients| Acceptor::open(authority.files("server", clients)).unwrap();
+    let optional = open(ClientCertificates::Optional(trusted()));
+    let required = open(ClientCertificates::Required(trusted()));
+    let as_client = |from: &Authority, name: &str| {
         let identity = Identity {
             certificate: from.path(&format!("{name}.crt")),
             key: from.path(&format!("{name}.key")),
         };
-        Connector::open(ClientTls { roots: Roots::File(office.path("ca.crt")), identity: Some(identity) })
+        Connector::open(ClientTls { roots: Roots::File(authority.path("ca.crt")), identity: Some(identity) })
             .unwrap()
     };
     let (ann, eve, nobody) =
-        (as_client(&office, "ann"), as_client(&stranger, "eve"), office.trusting("ca.crt"));
+        (as_client(&authority, "ann"), as_client(&stranger, "eve"), authority.trusting("ca.crt"));
     for (acceptor, connector, accepted, shown) in [
         (&optional, &nobody, true, false),
         (&optional, &ann, true, true),
@@ -291,17 +295,17 @@ fn the_end_point_is_hashed_by_the_function_of_the_signature() {
 
 #[test]
 fn unusable_files_are_named() {
-    let office = Office::open();
-    office.issue("server", &named("server", &["db.example"]));
-    office.issue("other", &named("other", &["db.example"]));
-    office.write("empty.crt", "");
-    let mut files = office.files("server", ClientCertificates::Ignored);
-    files.key = office.path("other.key");
+    let authority = Authority::new();
+    authority.issue("server", &named("server", &["db.example"]));
+    authority.issue("other", &named("other", &["db.example"]));
+    authority.write("empty.crt", "");
+    let mut files = authority.files("server", ClientCertificates::Ignored);
+    files.key = authority.path("other.key");
     assert!(matches!(Acceptor::open(files.clone()), Err(TlsError::Config { .. })));
-    files.key = office.path("missing.key");
+    files.key = authority.path("missing.key");
     let error = Acceptor::open(files.clone()).unwrap_err();
     assert!(error.to_string().contains("missing.key"), "{error}");
-    files.certificate = office.path("empty.crt");
+    files.certificate = authority.path("empty.crt");
     assert!(matches!(Acceptor::open(files), Err(TlsError::NoCertificate { .. })));
 }
 

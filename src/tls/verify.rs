@@ -18,7 +18,7 @@ use x509_parser::time::ASN1Time;
 
 /// What to verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Demand {
+pub(super) enum VerifyScope {
     /// Nothing: any certificate is accepted.
     Encryption,
     Chain,
@@ -30,7 +30,7 @@ pub(super) struct ServerVerifier {
     roots: Arc<RootCertStore>,
     /// Certificates that are trusted directly when a server presents one of them.
     exact: Arc<Vec<CertificateDer<'static>>>,
-    demand: Demand,
+    demand: VerifyScope,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -40,12 +40,12 @@ impl ServerVerifier {
         ServerVerifier {
             roots: Arc::new(roots),
             exact: Arc::new(exact),
-            demand: Demand::ChainAndName,
+            demand: VerifyScope::ChainAndName,
             algorithms,
         }
     }
 
-    pub(super) fn demanding(&self, demand: Demand) -> ServerVerifier {
+    pub(super) fn demanding(&self, demand: VerifyScope) -> ServerVerifier {
         ServerVerifier { demand, ..self.clone() }
     }
 
@@ -137,10 +137,10 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if self.demand != Demand::Encryption {
+        if self.demand != VerifyScope::Encryption {
             self.check_chain(end_entity, intermediates, now)?;
         }
-        if self.demand == Demand::ChainAndName {
+        if self.demand == VerifyScope::ChainAndName {
             check_name(end_entity, server_name)?;
         }
         Ok(ServerCertVerified::assertion())

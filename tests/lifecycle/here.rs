@@ -1,7 +1,7 @@
 //! A Freehold in the process of the test, with a clock that the test moves.
 
 use freehold::admin::users::user_line;
-use freehold::app::{Given, Serve};
+use freehold::app::{ProcessInputs, Serve};
 use freehold::config::Config;
 use freehold::lab::{Postgres, free_ports, roots};
 use freehold::model::UnixMillis;
@@ -46,7 +46,7 @@ impl Here {
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
         let config = Config::load(&self.files.path().join("freehold.toml")).unwrap();
-        let given = Given { clock: self.clock, ..Given::default() };
+        let given = ProcessInputs { clock: self.clock, ..ProcessInputs::default() };
         self.serve = Some(Serve::start_from(config, given).await.unwrap());
     }
 

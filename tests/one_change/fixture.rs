@@ -13,8 +13,8 @@ use freehold::catalog::store::{Store as _, StoreError, Txn, Write};
 use freehold::catalog::{Catalog, keys};
 use freehold::control::reconcile::Reconciler;
 use freehold::model::{
-    AuditEntry, DatabaseId, DatabaseRecord, Door, GateOrder, HoldReason, Login, MoveId, RouteRecord, Service,
-    ServiceTerms, StoreId, SystemName, SystemRecord, TeamRecord, UnixMillis,
+    AuditEntry, DatabaseId, DatabaseRecord, GateOrder, HoldReason, Login, MoveId, NewClients, RouteRecord,
+    Service, ServiceTerms, StoreId, SystemName, SystemRecord, TeamRecord, UnixMillis,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -182,7 +182,7 @@ async fn what_several_commits_left_half_made_is_mended_once_and_nothing_else_is_
     assert_eq!((shop.place.address.port, stock.place.address.port), (5433, 5433));
     // What administrators ordered is theirs.
     assert_eq!(stock.gate, GateOrder::Held { by: HoldReason::Pause, until: None });
-    assert_eq!(stock.door, Door::Disabled);
+    assert_eq!(stock.new_clients, NewClients::Disabled);
 
     let now = started.records().await;
     let left = now.keys().filter(|key| key.contains("gone"));

@@ -31,7 +31,7 @@ use crate::catalog::store::Revision;
 use crate::catalog::{Catalog, Trail};
 use crate::config::Config;
 use crate::control::ControlSettings;
-use crate::control::lifecycle::Reach;
+use crate::control::lifecycle::SystemConnection;
 use crate::error::{Refusal, Severity, SqlState};
 use crate::frontend::Access;
 use crate::model::{AuditEntry, RouteRecord, SystemRecord, UnixMillis};
@@ -187,9 +187,9 @@ impl Cluster {
         &self,
         system: &'a SystemRecord,
         settings: &'a ControlSettings,
-    ) -> Reach<'a> {
+    ) -> SystemConnection<'a> {
         let deadline = Instant::now() + SYSTEM_TIMEOUT;
-        Reach { system, access: &settings.access, deadline }
+        SystemConnection { system, access: &settings.access, deadline }
     }
 
     /// The configured bound of the pause of a move.

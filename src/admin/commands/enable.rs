@@ -5,14 +5,14 @@ use super::find;
 use crate::admin::answer::Answer;
 use crate::admin::commands::{self, Command};
 use crate::admin::error::AdminError;
-use crate::model::{DatabaseName, Door, RouteRecord};
+use crate::model::{DatabaseName, NewClients, RouteRecord};
 
 pub(in crate::admin) async fn disable(
     cluster: &Cluster,
     caller: &Caller,
     name: &DatabaseName,
 ) -> Result<Answer, AdminError> {
-    set_door(cluster, caller, name, (Door::Disabled, commands::DISABLE)).await
+    set_new_clients(cluster, caller, name, (NewClients::Disabled, commands::DISABLE)).await
 }
 
 pub(in crate::admin) async fn enable(
@@ -20,18 +20,18 @@ pub(in crate::admin) async fn enable(
     caller: &Caller,
     name: &DatabaseName,
 ) -> Result<Answer, AdminError> {
-    set_door(cluster, caller, name, (Door::Open, commands::ENABLE)).await
+    set_new_clients(cluster, caller, name, (NewClients::Open, commands::ENABLE)).await
 }
 
-async fn set_door(
+async fn set_new_clients(
     cluster: &Cluster,
     caller: &Caller,
     name: &DatabaseName,
-    (door, command): (Door, Command),
+    (new_clients, command): (NewClients, Command),
 ) -> Result<Answer, AdminError> {
     let database = find::database(cluster, name).await?.value;
     let set = |route: &mut RouteRecord| {
-        route.door = door;
+        route.new_clients = new_clients;
         Ok::<(), AdminError>(())
     };
     let record = cluster.recording(caller).routes().update(&database.id, set).await?;

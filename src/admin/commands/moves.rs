@@ -14,7 +14,7 @@ use super::find;
 use crate::admin::answer::{Answer, Row, row};
 use crate::admin::commands::{self, Command};
 use crate::admin::error::AdminError;
-use crate::admin::statement::{Differences, Move, SourceFate, Wait};
+use crate::admin::statement::{Differences, Move, SourceDisposition, Wait};
 use crate::catalog::store::StoreError;
 use crate::catalog::{Swap, keys};
 use crate::control::moves::endpoint::{Endpoint, Endpoints};
@@ -196,12 +196,12 @@ pub(in crate::admin) async fn finish_move(
     cluster: &Cluster,
     caller: &Caller,
     id: MoveId,
-    (source, differences): (SourceFate, Differences),
+    (source, differences): (SourceDisposition, Differences),
     wait: Wait,
 ) -> Result<Answer, AdminError> {
     let request = match source {
-        SourceFate::Keep => MoveRequest::Finish,
-        SourceFate::Drop => MoveRequest::FinishAndDrop,
+        SourceDisposition::Keep => MoveRequest::Finish,
+        SourceDisposition::Drop => MoveRequest::FinishAndDrop,
     };
     let accepted = accepted(cluster, caller, differences);
     let seen = record_request(cluster, caller, (id, request), accepted).await?;

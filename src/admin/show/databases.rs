@@ -7,7 +7,7 @@ use crate::admin::error::AdminError;
 use crate::admin::find;
 use crate::admin::transition_error::days;
 use crate::model::{
-    DatabaseName, DatabaseRecord, Date, Door, Due, GateOrder, Lifecycle, Quotas, RouteRecord, Service,
+    DatabaseName, DatabaseRecord, Date, Due, GateOrder, Lifecycle, NewClients, Quotas, RouteRecord, Service,
     Timeout, Timeouts, TransferOffer, UnixMillis, timeout_text,
 };
 
@@ -34,7 +34,7 @@ fn database_row(local: &Local, database: &DatabaseRecord, route: Option<&RouteRe
     let servers = here.as_ref().map_or(0, |route| route.session_table().server_connections());
     let paused = route.is_some_and(|route| matches!(route.gate, GateOrder::Held { .. }));
     let disabled = route.is_some_and(|route| {
-        matches!(route.terms.service, Service::Refused { .. }) || route.door == Door::Disabled
+        matches!(route.terms.service, Service::Refused { .. }) || route.new_clients == NewClients::Disabled
     });
     row![
         &database.name,
@@ -112,7 +112,10 @@ pub(in crate::admin) async fn show_database(
         rows.push(row!["dbname", route.place.dbname.as_str()]);
         rows.push(row!["epoch", route.epoch]);
         rows.push(row!["gate", gate(&route.gate)]);
-        rows.push(row!["new_clients", if route.door == Door::Disabled { "refused" } else { "served" }]);
+        rows.push(row![
+            "new_clients",
+            if route.new_clients == NewClients::Disabled { "refused" } else { "served" }
+        ]);
     }
     for login in cluster.catalog().logins().of(&database.id).await?.into_values() {
         let superuser = if login.superuser { ", superuser" } else { "" };

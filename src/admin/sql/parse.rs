@@ -10,7 +10,7 @@ use crate::admin::parser::Parser;
 use crate::admin::sql::{parse_lifecycle, parse_show, parse_teams, parse_verbs, values};
 use crate::admin::statement::{
     AdoptDatabase, AlterDatabase, AlterSystem, CreateDatabase, CreateSystem, Differences, DropDatabase, Move,
-    Placement, SourceFate, Statement, Wait,
+    Placement, SourceDisposition, Statement, Wait,
 };
 use crate::admin::{ErrorKind, SyntaxError};
 use crate::model::{
@@ -360,13 +360,13 @@ fn cancel(parser: &mut Parser) -> Result<Statement, SyntaxError> {
 fn finish(parser: &mut Parser) -> Result<Statement, SyntaxError> {
     parser.expect("MOVE")?;
     let id = values::move_id(parser)?;
-    let (mut source, mut differences, mut wait) = (SourceFate::Keep, Differences::Refused, Wait::No);
+    let (mut source, mut differences, mut wait) = (SourceDisposition::Keep, Differences::Refused, Wait::No);
     parser.clauses(&["DROP", "ACCEPT", "WAIT"], |parser, clause| {
         match clause {
             "ACCEPT" => differences = accepted_differences(parser)?,
             "DROP" => {
                 parser.expect("SOURCE")?;
-                source = SourceFate::Drop;
+                source = SourceDisposition::Drop;
             }
             _ => wait = Wait::Yes,
         }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::admin::statement::{Differences, Drain, DriverQuery, Show, ShutdownMode, SourceFate, Wait};
+use crate::admin::statement::{Differences, Drain, DriverQuery, Show, ShutdownMode, SourceDisposition, Wait};
 use crate::admin::*;
 use crate::model::{
     ByteSize, ContractChange, DatabaseName, MoveId, QuotasChange, ServerAuth, SslMode, Tier, TimeoutsChange,
@@ -267,7 +267,7 @@ fn finish_keeps_the_source_unless_told_to_drop_it() {
         one("FINISH MOVE 7"),
         Statement::FinishMove {
             id: MoveId(7),
-            source: SourceFate::Keep,
+            source: SourceDisposition::Keep,
             differences: Differences::Refused,
             wait: Wait::No
         }

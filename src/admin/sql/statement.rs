@@ -45,7 +45,7 @@ pub enum Statement {
     AdoptMove(MoveId),
     FinishMove {
         id: MoveId,
-        source: SourceFate,
+        source: SourceDisposition,
         differences: Differences,
         wait: Wait,
     },
@@ -101,7 +101,7 @@ pub enum Differences {
 
 /// What FINISH MOVE does with the copy on the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SourceFate {
+pub enum SourceDisposition {
     /// Closed and renamed.
     Keep,
     Drop,

@@ -1,7 +1,7 @@
 //! The role that serves administrators and carries out what they order: the admin port, moves and other
 //! recorded operations, logins, the terms of routes.
 //!
-//! It starts in two steps, because a proxy of the same process starts in between: [`Groundwork`] is what a
+//! It starts in two steps, because a proxy of the same process starts in between: [`StartupTasks`] is what a
 //! proxy relies on, and the admin port says what the proxy does.
 
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ const ADMIN_GRACE: Duration = Duration::from_secs(2);
 /// Runs before the first client: routes say what the records say, what is due is done, and logins are kept up
 /// to date.
 #[derive(Debug)]
-pub(in crate::app) struct Groundwork {
+pub(in crate::app) struct StartupTasks {
     reconciler: Reconciler,
     sunsets: SunsetWatch,
     login_sync: LoginSync,
@@ -40,12 +40,12 @@ pub(in crate::app) struct Groundwork {
     logins_interval: watch::Sender<Duration>,
 }
 
-impl Groundwork {
+impl StartupTasks {
     /// `routes` are those of this process, which measure how long clients wait for answers.
     pub(in crate::app) async fn start(
         shared: &Shared,
         routes: &Arc<RouteTable>,
-    ) -> Result<Groundwork, ServeError> {
+    ) -> Result<StartupTasks, ServeError> {
         let config = shared.config.load_full();
         let mut control = settings::control(&config, &shared.connector, settings::fault()?);
         let routes = Arc::clone(routes);
@@ -56,7 +56,7 @@ impl Groundwork {
         let sunsets = SunsetWatch::start(shared.catalog.clone(), shared.clock).await;
         let (logins_interval, interval) = watch::channel(config.moves.logins_interval);
         let login_sync = LoginSync::start(shared.catalog.clone(), Arc::clone(&control_settings), interval);
-        Ok(Groundwork { reconciler, sunsets, login_sync, control_settings, logins_interval })
+        Ok(StartupTasks { reconciler, sunsets, login_sync, control_settings, logins_interval })
     }
 
     /// Where proxies ask whether logins are up to date.
@@ -72,7 +72,7 @@ impl Groundwork {
 
 /// What the role needs besides [`Shared`].
 pub(in crate::app) struct ControlParts {
-    pub(in crate::app) groundwork: Groundwork,
+    pub(in crate::app) groundwork: StartupTasks,
     pub(in crate::app) acceptor: Option<Acceptor>,
     /// Routes, access policy and address of the proxy in this process, for commands that are about it.
     pub(in crate::app) routes: Arc<RouteTable>,
@@ -104,7 +104,7 @@ impl ControlRole {
         parts: ControlParts,
     ) -> Result<ControlRole, ServeError> {
         let ControlParts { groundwork, acceptor, routes, access, applications, requests } = parts;
-        let Groundwork { reconciler, sunsets, login_sync, control_settings, logins_interval } = groundwork;
+        let StartupTasks { reconciler, sunsets, login_sync, control_settings, logins_interval } = groundwork;
         let catalog = &shared.catalog;
         let executor = Executor::new(ExecutorParts {
             catalog: catalog.clone(),

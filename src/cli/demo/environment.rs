@@ -1,4 +1,4 @@
-//! The stage: two PostgreSQL servers and a Freehold for the demo. Dropping it ends all three and removes
+//! The environment of the demo: two PostgreSQL servers and a Freehold. Dropping it ends all three and removes
 //! their files.
 
 use std::fs::{self, Permissions};
@@ -20,7 +20,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// The servers that the demo runs on.
 #[derive(Debug)]
-pub(super) struct Stage {
+pub(super) struct Environment {
     // Dropped in this order: Freehold first, so that it never sees its systems disappear.
     freehold: Serve,
     source: System,
@@ -36,7 +36,7 @@ struct System {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StageError {
+pub(super) enum EnvironmentError {
     #[error("a PostgreSQL server could not be started")]
     Lab(#[from] LabError),
     #[error("cannot write {}", path.display())]
@@ -47,9 +47,9 @@ pub(super) enum StageError {
     Serve(#[from] ServeError),
 }
 
-impl Stage {
+impl Environment {
     /// Starts a server of the oldest installed major, one of the newest, and Freehold on an empty store.
-    pub(super) async fn set() -> Result<Stage, StageError> {
+    pub(super) async fn start() -> Result<Environment, EnvironmentError> {
         // On disk, so that commits have real costs.
         let start = |major| Postgres::builder(major).on_disk().start_async();
         let (source, target) = tokio::try_join!(start(Major::oldest()), start(Major::newest()))?;
@@ -61,7 +61,7 @@ impl Stage {
         let config = Config::load(&files.0.join("freehold.toml"))?;
         let freehold = Serve::start(config).await?;
         let (source, target) = named(source, target);
-        Ok(Stage { freehold, source, target, admin_password, _files: files })
+        Ok(Environment { freehold, source, target, admin_password, _files: files })
     }
 
     /// Names and servers: the first one has the database, the second is its target.
@@ -99,7 +99,7 @@ impl Stage {
     }
 
     /// Shuts Freehold down in order, then the servers.
-    pub(super) async fn strike(self) {
+    pub(super) async fn stop(self) {
         self.freehold.shutdown_within(DRAIN).await;
     }
 }
@@ -130,19 +130,19 @@ fn configuration(servers: &[&Postgres]) -> String {
 struct Files(PathBuf);
 
 impl Files {
-    fn create() -> Result<Files, StageError> {
+    fn create() -> Result<Files, EnvironmentError> {
         let path = std::env::temp_dir().join(format!("freehold-demo-{:016x}", rand::random::<u64>()));
         fs::create_dir(&path)
             .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o700)))
-            .map_err(|source| StageError::Files { path: path.clone(), source })?;
+            .map_err(|source| EnvironmentError::Files { path: path.clone(), source })?;
         Ok(Files(path))
     }
 
-    fn write(&self, name: &str, content: &str) -> Result<(), StageError> {
+    fn write(&self, name: &str, content: &str) -> Result<(), EnvironmentError> {
         let path = self.0.join(name);
         fs::write(&path, content)
             .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o600)))
-            .map_err(|source| StageError::Files { path, source })
+            .map_err(|source| EnvironmentError::Files { path, source })
     }
 }
 

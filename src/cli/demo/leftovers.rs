@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
 
-use super::stage::Stage;
+use super::environment::Environment;
 use crate::lab::{LabError, Postgres};
 use crate::system::move_objects::OBJECTS;
 
@@ -13,12 +13,12 @@ const COPY: &str = "SELECT 'database ' || datname FROM pg_database WHERE datname
     UNION ALL SELECT 'role ' || rolname FROM pg_roles WHERE rolname LIKE 'shop%'";
 
 /// All leftovers: `pg18: slot freehold_move_ab12cd34_1`.
-pub(super) async fn all(stage: &Stage) -> Result<Vec<String>, LabError> {
+pub(super) async fn all(environment: &Environment) -> Result<Vec<String>, LabError> {
     let mut left = BTreeSet::new();
-    for (name, server) in stage.systems() {
+    for (name, server) in environment.systems() {
         left.extend(on(server).await?.into_iter().map(|what| format!("{name}: {what}")));
     }
-    let (name, target) = stage.target();
+    let (name, target) = environment.target();
     let copy = texts(&target.connect("postgres").await?, COPY).await?;
     left.extend(copy.into_iter().map(|what| format!("{name}: {what}")));
     Ok(left.into_iter().collect())

@@ -1,19 +1,19 @@
 //! `freehold demo`: the story of the README on PostgreSQL servers that it starts itself.
 //!
-//! Owns the story ([`story`]), its application ([`load`]), its stage ([`stage`]) and its verdict
+//! Owns the story ([`story`]), its application ([`load`]), its environment ([`environment`]) and its verdict
 //! ([`verdict`]). It deliberately has no private access to Freehold: it uses admin SQL on the admin port and
 //! the DSN that it gets, like any user. Its claims are computed from the application's records and the
 //! database's contents.
 //!
 //! # Nothing stays behind
-//! Everything that was started belongs to the [`stage::Stage`]; leaving the story in any way, Ctrl-C and
-//! SIGTERM included, drops it.
+//! Everything that was started belongs to the [`environment::Environment`]; leaving the story in any way,
+//! Ctrl-C and SIGTERM included, drops it.
 
 mod admin;
 mod digest;
+mod environment;
 mod leftovers;
 mod load;
-mod stage;
 mod story;
 mod tell;
 mod verdict;
@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use story::Told;
+use story::DemoResult;
 use tell::Teller;
 
 /// Ledger clients; fewer would prove little.
@@ -85,14 +85,14 @@ pub async fn run(options: &Options) -> ExitCode {
     if options.keep {
         keep(&told, &mut teller).await;
     }
-    told.stage.strike().await;
+    told.environment.stop().await;
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Prints how to go on by hand, and leaves everything running until Ctrl-C.
-async fn keep(told: &Told, teller: &mut Teller) {
-    let (target, _) = told.stage.target();
-    let admin = told.stage.admin_url();
+async fn keep(told: &DemoResult, teller: &mut Teller) {
+    let (target, _) = told.environment.target();
+    let admin = told.environment.admin_url();
     teller.chapter("Still running; Ctrl-C ends it");
     teller.facts(&[
         ("application", told.dsn.clone()),

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use tokio_postgres::{Config, NoTls};
 
 use super::admin::{Admin, AdminError};
+use super::environment::{Environment, EnvironmentError};
 use super::load::{Application, Distribution, create_schema};
-use super::stage::{Stage, StageError};
 use super::tell::Teller;
-use super::verdict::{Truth, Verdict, millis};
+use super::verdict::{FinalRows, Verdict, millis};
 use super::watch::{self, Moved, WatchError};
 use super::{Options, digest, leftovers};
 use crate::error::Explain as _;
@@ -28,16 +28,16 @@ const SUMMARY: [&str; 5] = ["longest_stall", "p99_stall", "p90_stall", "median_s
 
 /// A demo that ran to its end, and its servers, still running.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct DemoResult {
     pub(super) verdict: Verdict,
-    pub(super) stage: Stage,
+    pub(super) environment: Environment,
     pub(super) dsn: String,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoryError {
     #[error(transparent)]
-    Stage(#[from] StageError),
+    Environment(#[from] EnvironmentError),
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error(transparent)]
@@ -58,27 +58,27 @@ impl StoryError {
     /// A hint, if there is one.
     pub(super) fn hint(&self) -> Option<String> {
         match self {
-            StoryError::Stage(StageError::Lab(error)) | StoryError::Lab(error) => error.hint(),
+            StoryError::Environment(EnvironmentError::Lab(error)) | StoryError::Lab(error) => error.hint(),
             _ => None,
         }
     }
 }
 
 /// Runs everything, and computes the verdict.
-pub(super) async fn tell(options: &Options, teller: &mut Teller) -> Result<Told, StoryError> {
-    let stage = set_the_stage(teller).await?;
-    let admin = Admin::connect(&stage.admin_dsn()).await?;
-    let dsn = a_database_has_an_owner(&stage, &admin, teller).await?;
+pub(super) async fn tell(options: &Options, teller: &mut Teller) -> Result<DemoResult, StoryError> {
+    let environment = start_environment(teller).await?;
+    let admin = Admin::connect(&environment.admin_dsn()).await?;
+    let dsn = a_database_has_an_owner(&environment, &admin, teller).await?;
     let config: Config = dsn.parse()?;
     let application = an_application_runs(&config, options, teller).await?;
 
     let mut verdict = Verdict::default();
-    let there = the_database_moves(&stage, &admin, &application, teller).await?;
-    both_copies_are_compared(&stage, &application, &mut verdict, teller).await?;
+    let there = the_database_moves(&environment, &admin, &application, teller).await?;
+    both_copies_are_compared(&environment, &application, &mut verdict, teller).await?;
     let back = and_comes_back(&there, &admin, &application, teller).await?;
 
     let calm = application_ends(application, &config, &mut verdict, teller).await?;
-    let left = leftovers::all(&stage).await?;
+    let left = leftovers::all(&environment).await?;
     let told = if left.is_empty() { "none".to_owned() } else { left.join(", ") };
     verdict.add("objects left behind on the systems", told, left.is_empty());
     for (question, moved, prefix) in
@@ -90,30 +90,34 @@ pub(super) async fn tell(options: &Options, teller: &mut Teller) -> Result<Told,
     teller.chapter("Verdict");
     teller.verdict(&verdict);
     figures(calm, &there, &back, teller);
-    Ok(Told { verdict, stage, dsn })
+    Ok(DemoResult { verdict, environment, dsn })
 }
 
-async fn set_the_stage(teller: &mut Teller) -> Result<Stage, StoryError> {
+async fn start_environment(teller: &mut Teller) -> Result<Environment, StoryError> {
     teller.chapter("Two PostgreSQL systems, one Freehold");
     let began = Instant::now();
-    let stage = Stage::set().await?;
-    for (name, server) in stage.systems() {
+    let environment = Environment::start().await?;
+    for (name, server) in environment.systems() {
         teller.say(&format!("{name}: PostgreSQL {}, {}:{}", server.major, server.host, server.port));
     }
-    teller.say(&format!("Freehold: applications at {}, administrators at {}", stage.proxy(), stage.admin()));
+    teller.say(&format!(
+        "Freehold: applications at {}, administrators at {}",
+        environment.proxy(),
+        environment.admin()
+    ));
     teller.say(&format!("started in {:.1} s", began.elapsed().as_secs_f64()));
-    Ok(stage)
+    Ok(environment)
 }
 
 /// Registers systems and a team; a database without an owner is refused, one with an owner and a purpose is
 /// created.
 async fn a_database_has_an_owner(
-    stage: &Stage,
+    environment: &Environment,
     admin: &Admin,
     teller: &mut Teller,
 ) -> Result<String, StoryError> {
     teller.chapter("A database has an owner");
-    for (name, server) in stage.systems() {
+    for (name, server) in environment.systems() {
         let command = format!(
             "CREATE SYSTEM {name} HOST '{}' PORT {} ROLE {} PASSWORD FILE '{}'",
             server.host,
@@ -127,7 +131,7 @@ async fn a_database_has_an_owner(
     let team = "CREATE TEAM payments CONTACT '#payments'";
     teller.command(team);
     admin.run(team).await?;
-    let create = refused_without_owner(stage, admin, teller).await?;
+    let create = refused_without_owner(environment, admin, teller).await?;
     teller.command(&create);
     let row = admin.row(&create).await?;
     let dsn = row.needed(&create, "dsn")?;
@@ -137,11 +141,11 @@ async fn a_database_has_an_owner(
 
 /// The refusal's hint is the complete correct command; the demo runs it unchanged.
 async fn refused_without_owner(
-    stage: &Stage,
+    environment: &Environment,
     admin: &Admin,
     teller: &mut Teller,
 ) -> Result<String, StoryError> {
-    let (source, _) = stage.source();
+    let (source, _) = environment.source();
     let command =
         format!("CREATE DATABASE shop PURPOSE 'orders and payments of the shop' ON SYSTEM {source}");
     teller.command(&command);
@@ -189,12 +193,12 @@ async fn lively(application: &Application) -> Result<(), StoryError> {
 }
 
 async fn the_database_moves(
-    stage: &Stage,
+    environment: &Environment,
     admin: &Admin,
     application: &Application,
     teller: &mut Teller,
 ) -> Result<Moved, StoryError> {
-    let (target, _) = stage.target();
+    let (target, _) = environment.target();
     teller.chapter(&format!("The database moves to {target}, under load"));
     let command = format!("MOVE DATABASE shop TO SYSTEM {target}");
     teller.command(&command);
@@ -208,12 +212,12 @@ async fn the_database_moves(
 
 /// The application pauses for a moment, so that nothing changes while every row is compared.
 async fn both_copies_are_compared(
-    stage: &Stage,
+    environment: &Environment,
     application: &Application,
     verdict: &mut Verdict,
     teller: &mut Teller,
 ) -> Result<(), StoryError> {
-    let (source, target) = (stage.source().1, stage.target().1);
+    let (source, target) = (environment.source().1, environment.target().1);
     let (left, right) = (source.connect("shop").await?, target.connect("shop").await?);
     let resting = application.rest().await;
     let (left, right) = digest::compare(&left, &right, CAUGHT_UP_WITHIN).await?;
@@ -251,7 +255,7 @@ async fn application_ends(
     let journal = application.stop().await;
     let (client, connection) = dsn.connect(NoTls).await?;
     tokio::spawn(connection);
-    let truth = Truth::read(&client).await?;
+    let truth = FinalRows::read(&client).await?;
     let known = journal.snapshot();
     for error in known.errors.iter().chain(&known.settings_lost).take(10) {
         teller.say(&format!("seen by a client: {error}"));

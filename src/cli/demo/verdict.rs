@@ -32,17 +32,17 @@ pub(super) struct Verdict {
 
 /// The database's contents after the application has stopped, read through the DSN as the application would.
 #[derive(Debug, Default)]
-pub(super) struct Truth {
+pub(super) struct FinalRows {
     pub(super) tokens: Vec<i64>,
     pub(super) order_numbers: Vec<i64>,
     pub(super) total_balance: i64,
 }
 
-impl Truth {
-    pub(super) async fn read(client: &Client) -> Result<Truth, Error> {
+impl FinalRows {
+    pub(super) async fn read(client: &Client) -> Result<FinalRows, Error> {
         let ledger = client.query("SELECT token, order_number FROM ledger", &[]).await?;
         let total = client.query_one("SELECT sum(balance)::bigint FROM account", &[]).await?;
-        Ok(Truth {
+        Ok(FinalRows {
             tokens: ledger.iter().map(|row| row.get(0)).collect(),
             order_numbers: ledger.iter().map(|row| row.get(1)).collect(),
             total_balance: total.get(0),
@@ -87,7 +87,7 @@ impl Verdict {
     }
 
     /// Compares the application's records with the database's contents.
-    pub(super) fn judge(&mut self, known: &Entries, truth: &Truth) {
+    pub(super) fn judge(&mut self, known: &Entries, truth: &FinalRows) {
         let applied = counts(&truth.tokens);
         let is_lost = |token: &&i64| !applied.contains_key(*token);
         let worked = !known.acknowledged.is_empty();
@@ -178,11 +178,11 @@ mod tests {
         }
     }
 
-    fn truth() -> Truth {
-        Truth { tokens: vec![1, 2], order_numbers: vec![1, 2], total_balance: TOTAL_BALANCE }
+    fn truth() -> FinalRows {
+        FinalRows { tokens: vec![1, 2], order_numbers: vec![1, 2], total_balance: TOTAL_BALANCE }
     }
 
-    fn bad(known: &Entries, truth: &Truth) -> Vec<&'static str> {
+    fn bad(known: &Entries, truth: &FinalRows) -> Vec<&'static str> {
         let mut verdict = Verdict::default();
         verdict.judge(known, truth);
         assert_eq!(verdict.is_good(), verdict.findings.iter().all(|finding| finding.good));
@@ -196,13 +196,13 @@ mod tests {
 
     #[test]
     fn each_fault_is_found() {
-        let lost = Truth { tokens: vec![1], ..truth() };
+        let lost = FinalRows { tokens: vec![1], ..truth() };
         assert_eq!(bad(&known(), &lost), ["acknowledged commits lost"]);
-        let doubled = Truth { tokens: vec![1, 2, 2], ..truth() };
+        let doubled = FinalRows { tokens: vec![1, 2, 2], ..truth() };
         assert_eq!(bad(&known(), &doubled), ["commits applied twice"]);
-        let risen = Truth { tokens: vec![1, 2, 3], ..truth() };
+        let risen = FinalRows { tokens: vec![1, 2, 3], ..truth() };
         assert_eq!(bad(&known(), &risen), ["rolled back, but applied"]);
-        let poorer = Truth { total_balance: TOTAL_BALANCE - 1, ..truth() };
+        let poorer = FinalRows { total_balance: TOTAL_BALANCE - 1, ..truth() };
         assert_eq!(bad(&known(), &poorer), ["money gained or lost"]);
         let again = Entries { sequence_values: vec![1, 2, 2], ..known() };
         assert_eq!(bad(&again, &truth()), ["sequence values handed out twice"]);

@@ -9,7 +9,7 @@
 //!
 //! After a crash the next start goes on: nothing of it was secret.
 
-use super::context::{DatabaseChange, DatabaseContext, DatabaseError, Ending};
+use super::context::{DatabaseChange, DatabaseContext, DatabaseError, DatabaseOutcome};
 use super::machine::OnRestart;
 use crate::control::operations::StepFuture;
 use crate::model::{
@@ -36,12 +36,12 @@ impl DatabaseChange for AdoptOperation {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn end(record: &AdoptRecord, database: &mut DatabaseRecord, _at: UnixMillis) -> Ending {
+    fn end(record: &AdoptRecord, database: &mut DatabaseRecord, _at: UnixMillis) -> DatabaseOutcome {
         if record.phase == DatabasePhase::Failed {
-            return Ending::Forgotten;
+            return DatabaseOutcome::Forgotten;
         }
         database.lifecycle = Lifecycle::Active;
-        Ending::Written(record.facts.logins.clone())
+        DatabaseOutcome::Written(record.facts.logins.clone())
     }
 }
 

@@ -29,11 +29,11 @@ use crate::model::{
 use crate::system::SystemError;
 
 use super::machine::{self, OnRestart};
-use super::{LifecycleError, Reach};
+use super::{LifecycleError, SystemConnection};
 use crate::control::operations::journal::Journal;
 use crate::control::operations::{
-    self, Context, Never, Operation, RecordChange, Recorded, RetryPolicy, StepFuture, StepName, TakeUp,
-    WallClock,
+    self, Context, Never, Operation, OperationRecord, PriorWork, RecordChange, RetryPolicy, StepFuture,
+    StepName, WallClock,
 };
 use crate::control::settings::ControlSettings;
 
@@ -54,12 +54,16 @@ pub trait DatabaseChange: Sized + Send + Sync + 'static {
     fn undo(ctx: &mut DatabaseContext<Self>) -> StepFuture<'_, DatabaseError>;
 
     /// What the end of the operation means for its database.
-    fn end(record: &DatabaseOperation<Self::Facts>, database: &mut DatabaseRecord, at: UnixMillis) -> Ending;
+    fn end(
+        record: &DatabaseOperation<Self::Facts>,
+        database: &mut DatabaseRecord,
+        at: UnixMillis,
+    ) -> DatabaseOutcome;
 }
 
 /// What becomes of a database when its operation ends.
 #[derive(Debug)]
-pub enum Ending {
+pub enum DatabaseOutcome {
     /// It is written as it was changed, with these logins.
     Written(Vec<Login>),
     /// Nothing of it stays: its name is free.
@@ -134,9 +138,9 @@ impl<C: DatabaseChange> DatabaseContext<C> {
         self.journal.write(|record| change(&mut record.facts)).await
     }
 
-    pub fn reach(&self) -> Reach<'_> {
+    pub fn reach(&self) -> SystemConnection<'_> {
         let deadline = Instant::now() + super::SYSTEM_TIMEOUT;
-        Reach { system: &self.system, access: &self.settings.access, deadline }
+        SystemConnection { system: &self.system, access: &self.settings.access, deadline }
     }
 }
 
@@ -175,7 +179,7 @@ impl StepName for DatabaseStep {
     }
 }
 
-impl<F> Recorded for DatabaseOperation<F>
+impl<F> OperationRecord for DatabaseOperation<F>
 where
     F: Clone + PartialEq + fmt::Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
@@ -251,8 +255,8 @@ impl<C: DatabaseChange> Operation for C {
         let mut database = current.value.clone();
         database.operation = None;
         match C::end(after, &mut database, at) {
-            Ending::Forgotten => catalog.databases().forgetting(batch, &current).await,
-            Ending::Written(logins) => {
+            DatabaseOutcome::Forgotten => catalog.databases().forgetting(batch, &current).await,
+            DatabaseOutcome::Written(logins) => {
                 let batch = catalog.databases().changing(batch, &current, &database).await?;
                 Ok(logins
                     .iter()
@@ -263,10 +267,13 @@ impl<C: DatabaseChange> Operation for C {
 
     /// A task that failed on the store begins again, too: the command still waits, but the step may have
     /// been dropped in the middle.
-    async fn take_up(ctx: &mut DatabaseContext<C>, is_interrupted: bool) -> Result<TakeUp<()>, StoreError> {
+    async fn take_up(
+        ctx: &mut DatabaseContext<C>,
+        is_interrupted: bool,
+    ) -> Result<PriorWork<()>, StoreError> {
         match is_interrupted || !ctx.record().log.is_empty() {
-            true => Ok(TakeUp::Interrupted(())),
-            false => Ok(TakeUp::New),
+            true => Ok(PriorWork::Interrupted(())),
+            false => Ok(PriorWork::New),
         }
     }
 }

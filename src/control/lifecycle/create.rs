@@ -10,7 +10,7 @@
 //! The password of its role was in the memory of the process that died, and the administrator never saw it.
 
 use super::Creation;
-use super::context::{DatabaseChange, DatabaseContext, DatabaseError, Ending};
+use super::context::{DatabaseChange, DatabaseContext, DatabaseError, DatabaseOutcome};
 use super::machine::OnRestart;
 use crate::control::operations::StepFuture;
 use crate::model::{
@@ -36,12 +36,12 @@ impl DatabaseChange for CreateOperation {
         Box::pin(remove(ctx))
     }
 
-    fn end(record: &CreateRecord, database: &mut DatabaseRecord, _at: UnixMillis) -> Ending {
+    fn end(record: &CreateRecord, database: &mut DatabaseRecord, _at: UnixMillis) -> DatabaseOutcome {
         if record.phase == DatabasePhase::Failed {
-            return Ending::Forgotten;
+            return DatabaseOutcome::Forgotten;
         }
         database.lifecycle = Lifecycle::Active;
-        Ending::Written(vec![Login {
+        DatabaseOutcome::Written(vec![Login {
             role: record.facts.role.clone(),
             verifier: Some(record.facts.verifier.clone()),
             can_login: true,

@@ -14,7 +14,7 @@
 //!
 //! After a crash the next start goes on. A failure while the command waits restores what was before.
 
-use super::context::{DatabaseChange, DatabaseContext, DatabaseError, Ending, recording, reference};
+use super::context::{DatabaseChange, DatabaseContext, DatabaseError, DatabaseOutcome, recording, reference};
 use super::machine::OnRestart;
 use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, Swap, Versioned, keys};
@@ -42,9 +42,9 @@ impl DatabaseChange for DropOperation {
         Box::pin(reopen(ctx))
     }
 
-    fn end(record: &DropRecord, database: &mut DatabaseRecord, at: UnixMillis) -> Ending {
+    fn end(record: &DropRecord, database: &mut DatabaseRecord, at: UnixMillis) -> DatabaseOutcome {
         let Some(Dropping { who, reason, .. }) = database.dropping.take() else {
-            return Ending::Written(Vec::new());
+            return DatabaseOutcome::Written(Vec::new());
         };
         if record.phase == DatabasePhase::Done {
             let left_as = record.facts.left_as.as_deref().unwrap_or(&record.dbname);
@@ -56,7 +56,7 @@ impl DatabaseChange for DropOperation {
             }
             database.history.push(HistoryEntry { at, who, what, epoch: None });
         }
-        Ending::Written(Vec::new())
+        DatabaseOutcome::Written(Vec::new())
     }
 }
 

@@ -9,7 +9,7 @@
 
 use std::collections::HashSet;
 
-use super::{LifecycleError, Reach};
+use super::{LifecycleError, SystemConnection};
 use crate::control::logins;
 use crate::model::{Login, RoleName, printable};
 use crate::system::facts::{self, DatabaseFacts};
@@ -20,7 +20,7 @@ const NAMES_MAX: usize = 5;
 
 /// A database that already exists on a system.
 #[derive(Debug, Clone)]
-pub struct Existing {
+pub struct ExistingDatabase {
     pub facts: DatabaseFacts,
     /// Every role that can log in and connect, but for the platform's own.
     pub logins: Vec<Login>,
@@ -31,7 +31,7 @@ pub struct Existing {
 }
 
 /// Examines a database before its adoption.
-pub async fn examine(reach: Reach<'_>, dbname: &str) -> Result<Existing, LifecycleError> {
+pub async fn examine(reach: SystemConnection<'_>, dbname: &str) -> Result<ExistingDatabase, LifecycleError> {
     let session = reach.admin_session().await?;
     let (system, dbname) = (reach.system.name.to_string(), dbname.to_owned());
     let Some(facts) = facts::of_database(&session, &dbname).await? else {
@@ -49,7 +49,7 @@ pub async fn examine(reach: Reach<'_>, dbname: &str) -> Result<Existing, Lifecyc
     let own: Vec<&Login> = logins.iter().filter(is_own).collect();
     let warnings = warnings(&dbname, &facts, &logins, &own);
     let own_roles = own.iter().map(|login| login.role.clone()).collect();
-    Ok(Existing { facts, own_roles, warnings, logins })
+    Ok(ExistingDatabase { facts, own_roles, warnings, logins })
 }
 
 /// Roles that own the database or something in it, or were granted something there, and the members of such

@@ -117,13 +117,13 @@ impl Explain for LifecycleError {
 
 /// A system, how to reach it, and the deadline for that.
 #[derive(Debug, Clone, Copy)]
-pub struct Reach<'a> {
+pub struct SystemConnection<'a> {
     pub system: &'a SystemRecord,
     pub access: &'a SystemAccess,
     pub deadline: Instant,
 }
 
-impl Reach<'_> {
+impl SystemConnection<'_> {
     async fn session(&self, dbname: &str) -> Result<Session, SystemError> {
         Session::connect(self.access, self.system, dbname, "freehold", self.deadline).await
     }
@@ -134,7 +134,7 @@ impl Reach<'_> {
 }
 
 /// Connects to a system for the first time and reads its facts.
-pub async fn survey(reach: Reach<'_>) -> Result<SystemFacts, LifecycleError> {
+pub async fn survey(reach: SystemConnection<'_>) -> Result<SystemFacts, LifecycleError> {
     let system = reach.system;
     let session = reach.admin_session().await?;
     let facts = facts::of_system(&session).await?;
@@ -168,7 +168,7 @@ pub struct Creation {
 
 impl Creation {
     /// Creates role and database. Not safe to repeat: after a failure or a crash call [`Creation::undo`].
-    pub async fn run(&self, reach: Reach<'_>) -> Result<(), LifecycleError> {
+    pub async fn run(&self, reach: SystemConnection<'_>) -> Result<(), LifecycleError> {
         let session = reach.admin_session().await?;
         self.refuse_if_taken(&session, reach.system).await?;
         let (db, role) = (quote_ident(&self.dbname), quote_ident(self.role.as_str()));
@@ -212,7 +212,7 @@ impl Creation {
 
     /// Unless it is a superuser, the platform's role must be a member of the product's role to give it a
     /// schema.
-    async fn hand_over_public(&self, reach: Reach<'_>) -> Result<(), LifecycleError> {
+    async fn hand_over_public(&self, reach: SystemConnection<'_>) -> Result<(), LifecycleError> {
         let session = reach.session(&self.dbname).await?;
         let role = quote_ident(self.role.as_str());
         let superuser: bool = session
@@ -228,7 +228,7 @@ impl Creation {
     }
 
     /// Removes what [`Creation::run`] made, and only that: it is identified by its mark. Safe to repeat.
-    pub async fn undo(&self, reach: Reach<'_>) -> Result<(), LifecycleError> {
+    pub async fn undo(&self, reach: SystemConnection<'_>) -> Result<(), LifecycleError> {
         let session = reach.admin_session().await?;
         const LOOKING: &str = "looking for what was created";
         let marked = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1
@@ -255,7 +255,11 @@ impl Creation {
 /// stays.
 ///
 /// `suffix` makes the new names distinct. Returns the new name of the database. Safe to repeat.
-pub async fn close(reach: Reach<'_>, dbname: &str, suffix: &str) -> Result<String, LifecycleError> {
+pub async fn close(
+    reach: SystemConnection<'_>,
+    dbname: &str,
+    suffix: &str,
+) -> Result<String, LifecycleError> {
     let session = reach.admin_session().await?;
     let closed = closed_name(dbname, suffix);
     let exists: bool = session
@@ -277,7 +281,7 @@ pub async fn close(reach: Reach<'_>, dbname: &str, suffix: &str) -> Result<Strin
 
 /// Takes back [`close`], as far as it got: the database and its role have their names again, and clients may
 /// connect. Safe to repeat.
-pub async fn reopen(reach: Reach<'_>, dbname: &str, suffix: &str) -> Result<(), LifecycleError> {
+pub async fn reopen(reach: SystemConnection<'_>, dbname: &str, suffix: &str) -> Result<(), LifecycleError> {
     let session = reach.admin_session().await?;
     let closed = closed_name(dbname, suffix);
     const LOOKING: &str = "looking for what was closed";

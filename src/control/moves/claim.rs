@@ -29,10 +29,10 @@ use crate::control::moves::error::StepError;
 
 /// Result of reading the claim of a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::control) enum Held {
+pub(in crate::control) enum ClaimOwner {
     Ours,
     /// The move's record says that another store drives it.
-    Anothers,
+    OtherStore,
     /// Neither system answers.
     Unknown,
 }
@@ -48,29 +48,29 @@ fn is_under_way(phase: MovePhase) -> bool {
 }
 
 /// Reads the claim, and renews it where it is this store's. Safe to drop and to repeat.
-pub(in crate::control) async fn hold(ctx: &mut StepContext) -> Result<Held, StepError> {
+pub(in crate::control) async fn hold(ctx: &mut StepContext) -> Result<ClaimOwner, StepError> {
     if ctx.facts().claim_lost.is_some() {
-        return Ok(Held::Anothers);
+        return Ok(ClaimOwner::OtherStore);
     }
     if !has_begun(ctx.record()) {
-        return Ok(Held::Ours);
+        return Ok(ClaimOwner::Ours);
     }
     let ends = ctx.ends();
     let (source, target) = tokio::join!(read(&ends.source), read(&ends.target));
     let answers: Vec<Option<MoveClaim>> = [source, target].into_iter().filter_map(Result::ok).collect();
     if answers.is_empty() {
-        return Ok(Held::Unknown);
+        return Ok(ClaimOwner::Unknown);
     }
     if let Some(because) = strange(ctx, &answers) {
         tracing::error!(id = ctx.id().0, because, "a move is another store's");
         ctx.remember(|facts| facts.claim_lost = Some(because.clone())).await?;
-        return Ok(Held::Anothers);
+        return Ok(ClaimOwner::OtherStore);
     }
     // Nothing is renewed while a system is unreachable: it would keep an old word.
     if answers.len() == 2 {
         renew(ctx, &ends).await?;
     }
-    Ok(Held::Ours)
+    Ok(ClaimOwner::Ours)
 }
 
 async fn read(end: &Endpoint) -> Result<Option<MoveClaim>, SystemError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::model::{MoveId, SystemRecord};
-use crate::system::session::{Setup, Where};
+use crate::system::session::{SessionTarget, Setup};
 use crate::system::settings::{self, ServerSettings};
 use crate::system::{MoveNames, Session, SystemAccess, SystemError};
 
@@ -79,7 +79,7 @@ impl Endpoint {
     }
 
     async fn session_with(&self, setup: Setup, dbname: &str) -> Result<Session, SystemError> {
-        let place = Where { access: &self.access, record: &self.system, dbname };
+        let place = SessionTarget { access: &self.access, record: &self.system, dbname };
         Session::connect_with(setup, place, &self.application_name, self.deadline()).await
     }
 

@@ -38,7 +38,7 @@ use crate::model::{
     MoveFailure, MovePhase, MoveRecord, MoveRequest, MoveStep, OldCopy, StepEntry, StepEvent, UnixMillis,
 };
 
-use crate::control::moves::log::{Standing, is_committed, standing, went_back};
+use crate::control::moves::log::{StepState, is_committed, step_state, went_back};
 use crate::control::moves::objections;
 use crate::control::operations::{self, log, log::backoff};
 use crate::control::settings::MovePolicy;
@@ -82,7 +82,7 @@ pub fn next(record: &MoveRecord, policy: &MovePolicy) -> MoveAction {
         return MoveAction::End;
     }
     if let Some(request) = due_request(record) {
-        return MoveAction::Obey(request);
+        return MoveAction::Apply(request);
     }
     match record.phase {
         MovePhase::Preflight => run(MoveStep::Preflight, Duration::ZERO),
@@ -98,7 +98,7 @@ pub fn next(record: &MoveRecord, policy: &MovePolicy) -> MoveAction {
             Some(step) => MoveAction::Undo { step, after: undo_wait(record, step, policy) },
             None => MoveAction::End,
         },
-        MovePhase::Kept | MovePhase::Parked => MoveAction::Rest,
+        MovePhase::Kept | MovePhase::Parked => MoveAction::Wait,
         MovePhase::Finished | MovePhase::Undone | MovePhase::RolledBack => MoveAction::End,
     }
 }
@@ -121,11 +121,11 @@ fn run(step: MoveStep, after: Duration) -> MoveAction {
 
 /// A cutover in either direction: a failed attempt is aborted before anything else.
 fn attempt(record: &MoveRecord, step: MoveStep, policy: &MovePolicy) -> MoveAction {
-    match standing(record, step) {
-        Standing::Failed | Standing::Undoing | Standing::UndoFailed => {
+    match step_state(record, step) {
+        StepState::Failed | StepState::Undoing | StepState::UndoFailed => {
             MoveAction::Undo { step, after: undo_wait(record, step, policy) }
         }
-        Standing::Untouched | Standing::Running | Standing::Done | Standing::Undone => {
+        StepState::Untouched | StepState::Running | StepState::Done | StepState::Undone => {
             let failures = tries(record, step, StepEvent::Failed);
             // Forward, the wait is spent in catch-up; back, there is nothing else to do meanwhile.
             let wait = match step {
@@ -163,7 +163,8 @@ fn tries(record: &MoveRecord, step: MoveStep, event: StepEvent) -> u32 {
 }
 
 fn last_to_undo(record: &MoveRecord) -> Option<MoveStep> {
-    let stands = |step: &MoveStep| !matches!(standing(record, *step), Standing::Untouched | Standing::Undone);
+    let stands =
+        |step: &MoveStep| !matches!(step_state(record, *step), StepState::Untouched | StepState::Undone);
     UNDOABLE.into_iter().rev().find(stands)
 }
 
@@ -329,12 +330,12 @@ fn after_request(record: &mut MoveRecord, request: MoveRequest, at: UnixMillis, 
             let failure = (phase != MovePhase::Parked).then(|| cancelled(record));
             roll_back(record, failure, at);
         }
-        // Parked in the abort of an undo: whatever the request, the side that the clients use is opened first.
+        // Parked in the abort of an undo: on any request, the side that the clients use is opened first.
         (_, MovePhase::Parked) if is_half_undone(record) => {
             record.log.push(asked_for(MoveStep::UndoCutover, at));
             record.phase = MovePhase::Undoing;
         }
-        (MoveRequest::Undo, MovePhase::Parked) if standing(record, MoveStep::Settle) != Standing::Done => {
+        (MoveRequest::Undo, MovePhase::Parked) if step_state(record, MoveStep::Settle) != StepState::Done => {
             record.log.push(asked_for(MoveStep::Settle, at));
             record.phase = MovePhase::Settle;
         }
@@ -350,8 +351,8 @@ fn after_request(record: &mut MoveRecord, request: MoveRequest, at: UnixMillis, 
 
 /// An undo was tried, and the attempt is neither committed nor completely aborted.
 fn is_half_undone(record: &MoveRecord) -> bool {
-    let standing = standing(record, MoveStep::UndoCutover);
-    matches!(standing, Standing::Failed | Standing::Undoing | Standing::UndoFailed)
+    let step_state = step_state(record, MoveStep::UndoCutover);
+    matches!(step_state, StepState::Failed | StepState::Undoing | StepState::UndoFailed)
 }
 
 fn asked_for(step: MoveStep, at: UnixMillis) -> StepEntry {
@@ -360,7 +361,7 @@ fn asked_for(step: MoveStep, at: UnixMillis) -> StepEntry {
 
 fn cancel_undo(record: &mut MoveRecord, at: UnixMillis) {
     record.request = None;
-    if matches!(standing(record, MoveStep::UndoCutover), Standing::Untouched | Standing::Undone) {
+    if matches!(step_state(record, MoveStep::UndoCutover), StepState::Untouched | StepState::Undone) {
         record.log.push(asked_for(MoveStep::UndoCutover, at));
         record.phase = MovePhase::Kept;
     }
@@ -403,7 +404,7 @@ fn step_of(phase: MovePhase) -> MoveStep {
 /// Decides how to go on after an interrupted step. Steps not named here are run again.
 fn after_restart(record: &mut MoveRecord, clients: Side, at: UnixMillis, policy: &MovePolicy) {
     let step = step_of(record.phase);
-    let running = standing(record, step) == Standing::Running;
+    let running = step_state(record, step) == StepState::Running;
     match (record.phase, clients) {
         (MovePhase::Cutover, Side::Target) if running => apply(record, MoveEvent::Done(step), at, policy),
         (MovePhase::Undoing, Side::Source) if running => apply(record, MoveEvent::Done(step), at, policy),

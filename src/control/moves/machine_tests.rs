@@ -95,8 +95,8 @@ impl World {
     /// Carries out the next action; `false` at the end.
     fn act(&mut self, fate: Fate) -> bool {
         match next(&self.record, &self.policy) {
-            MoveAction::End | MoveAction::Rest => return false,
-            MoveAction::Obey(request) => self.apply(MoveEvent::Requested(request)),
+            MoveAction::End | MoveAction::Wait => return false,
+            MoveAction::Apply(request) => self.apply(MoveEvent::Requested(request)),
             MoveAction::Run { step, .. } => {
                 self.perform(step, fate, MoveEvent::Started(step), MoveEvent::Done(step))
             }
@@ -313,7 +313,7 @@ fn a_crash_after_the_commit_goes_forward_and_before_it_back() {
         world.act(Fate::Works);
     }
     world.act(Fate::CrashesHalfway);
-    assert_eq!(standing(&world.record, MoveStep::Cutover), Standing::Failed);
+    assert_eq!(step_state(&world.record, MoveStep::Cutover), StepState::Failed);
     world.act(Fate::Works);
     assert_eq!(world.record.phase, MovePhase::Catchup);
     assert!(world.gate_open && world.fenced == [Side::Target]);

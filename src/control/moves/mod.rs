@@ -28,7 +28,7 @@ use crate::catalog::store::StoreError;
 use crate::catalog::{Batch, Catalog, keys};
 use crate::model::{MoveId, MovePhase, MoveRecord, MoveRequest, MoveStep, OperationKind, UnixMillis};
 
-use self::claim::Held;
+use self::claim::ClaimOwner;
 use self::context::StepContext;
 use self::error::StepError;
 use self::faults::CrashPoint;
@@ -39,7 +39,8 @@ use self::steps::{
 use crate::control::operations::journal::Journal;
 use crate::control::operations::supervisor::Running;
 use crate::control::operations::{
-    Act, Boundary, Context, Operation, RecordChange, Recorded, StepFuture, StepName, TakeUp, WallClock,
+    Act, Boundary, Context, Operation, OperationRecord, PriorWork, RecordChange, StepFuture, StepName,
+    WallClock,
 };
 use crate::control::settings::{ControlSettings, MovePolicy};
 
@@ -71,7 +72,7 @@ impl StepName for MoveStep {
     }
 }
 
-impl Recorded for MoveRecord {
+impl OperationRecord for MoveRecord {
     type Id = MoveId;
     type Request = MoveRequest;
 
@@ -200,30 +201,30 @@ impl Operation for MoveOperation {
         Ok(batch)
     }
 
-    async fn take_up(ctx: &mut StepContext, _is_interrupted: bool) -> Result<TakeUp<Side>, StoreError> {
+    async fn take_up(ctx: &mut StepContext, _is_interrupted: bool) -> Result<PriorWork<Side>, StoreError> {
         if ctx.facts().claim_lost.is_some() {
-            return Ok(TakeUp::Anothers);
+            return Ok(PriorWork::OtherStore);
         }
         if ctx.record().log.is_empty() {
-            return Ok(TakeUp::New);
+            return Ok(PriorWork::New);
         }
         match held(ctx).await? {
-            Held::Ours => {}
-            Held::Anothers => return Ok(TakeUp::Anothers),
-            Held::Unknown => {
+            ClaimOwner::Ours => {}
+            ClaimOwner::OtherStore => return Ok(PriorWork::OtherStore),
+            ClaimOwner::Unknown => {
                 ctx.progress.set_activity("waiting for a system to say which store drives the move");
-                return Ok(TakeUp::Unknown);
+                return Ok(PriorWork::Unknown);
             }
         }
         let route = ctx.catalog.routes().get(&ctx.record().database).await?;
         let on_target = route.is_some_and(|route| route.value.place.is_same_database(&ctx.record().target));
-        Ok(TakeUp::Interrupted(if on_target { Side::Target } else { Side::Source }))
+        Ok(PriorWork::Interrupted(if on_target { Side::Target } else { Side::Source }))
     }
 
     async fn may_act(ctx: &mut StepContext, step: MoveStep, act: Act) -> Result<bool, StoreError> {
         // Clients wait for the abort of a cutover, and the claim was checked a moment ago.
         let is_abort = act == Act::Undo && MoveOperation::holds_clients(step);
-        Ok(is_abort || held(ctx).await? != Held::Anothers)
+        Ok(is_abort || held(ctx).await? != ClaimOwner::OtherStore)
     }
 
     async fn rest(ctx: &mut StepContext) {
@@ -257,13 +258,13 @@ impl Operation for MoveOperation {
 }
 
 /// See [`claim::hold`]. An error of a system is no reason to stop: the step will get the same error.
-async fn held(ctx: &mut StepContext) -> Result<Held, StoreError> {
+async fn held(ctx: &mut StepContext) -> Result<ClaimOwner, StoreError> {
     match claim::hold(ctx).await {
         Ok(held) => Ok(held),
         Err(StepError::Store(error)) => Err(error),
         Err(error) => {
             tracing::warn!(%error, "cannot see which store drives a move");
-            Ok(Held::Unknown)
+            Ok(ClaimOwner::Unknown)
         }
     }
 }

@@ -14,8 +14,8 @@ use crate::model::Failure;
 
 use super::journal::Journal;
 use super::{
-    Act, Action, Context, Event, EventOf, IdOf, Operation, Recorded, RequestOf, StepFuture, StepName, TakeUp,
-    WallClock,
+    Act, Action, Context, Event, EventOf, IdOf, Operation, OperationRecord, PriorWork, RequestOf, StepFuture,
+    StepName, WallClock,
 };
 
 /// Interval between attempts after the store or a task has failed.
@@ -72,8 +72,8 @@ impl<O: Operation> Driver<O> {
             ctx.refresh(self.settings.load_full()).await?;
             match O::next(ctx.journal().record(), ctx.policy()) {
                 Action::End => return Ok(()),
-                Action::Obey(request) => record::<O>(&mut ctx, Event::Requested(request)).await?,
-                Action::Rest => self.rest(&mut ctx).await,
+                Action::Apply(request) => record::<O>(&mut ctx, Event::Requested(request)).await?,
+                Action::Wait => self.rest(&mut ctx).await,
                 Action::Run { step, after } => {
                     if self.sleep(after).await == Woken::Rested {
                         self.act(&mut ctx, step, Act::Run).await?;
@@ -98,10 +98,10 @@ impl<O: Operation> Driver<O> {
     async fn take_up(&mut self, ctx: &mut O::Context) -> Result<bool, StoreError> {
         let found = loop {
             match O::take_up(ctx, self.is_interrupted).await? {
-                TakeUp::New => return Ok(true),
-                TakeUp::Anothers => return Ok(false),
-                TakeUp::Interrupted(found) => break found,
-                TakeUp::Unknown => {}
+                PriorWork::New => return Ok(true),
+                PriorWork::OtherStore => return Ok(false),
+                PriorWork::Interrupted(found) => break found,
+                PriorWork::Unknown => {}
             }
             if self.sleep(AGAIN_AFTER).await == Woken::Stop {
                 return Ok(false);

@@ -13,7 +13,7 @@ use std::fmt;
 use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, Swap, Versioned};
 
-use super::{IdOf, Operation, RecordChange, Recorded, WallClock};
+use super::{IdOf, Operation, OperationRecord, RecordChange, WallClock};
 
 /// Number of conflicts with commands before a write gives up.
 const ATTEMPTS_MAX: u32 = 20;

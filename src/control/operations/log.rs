@@ -9,7 +9,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// The last event of a step in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum StepState {
     Untouched,
     Running,
     Done,
@@ -20,16 +20,16 @@ pub enum Standing {
 }
 
 /// The last event of a step.
-pub fn standing<S: Copy + PartialEq>(log: &[LogEntry<S>], step: S) -> Standing {
+pub fn step_state<S: Copy + PartialEq>(log: &[LogEntry<S>], step: S) -> StepState {
     let last = log.iter().rev().find(|entry| entry.step == step && entry.event != StepEvent::Asked);
     match last.map(|entry| entry.event) {
-        None | Some(StepEvent::Asked) => Standing::Untouched,
-        Some(StepEvent::Started) => Standing::Running,
-        Some(StepEvent::Done) => Standing::Done,
-        Some(StepEvent::Failed) => Standing::Failed,
-        Some(StepEvent::UndoStarted) => Standing::Undoing,
-        Some(StepEvent::Undone) => Standing::Undone,
-        Some(StepEvent::UndoFailed) => Standing::UndoFailed,
+        None | Some(StepEvent::Asked) => StepState::Untouched,
+        Some(StepEvent::Started) => StepState::Running,
+        Some(StepEvent::Done) => StepState::Done,
+        Some(StepEvent::Failed) => StepState::Failed,
+        Some(StepEvent::UndoStarted) => StepState::Undoing,
+        Some(StepEvent::Undone) => StepState::Undone,
+        Some(StepEvent::UndoFailed) => StepState::UndoFailed,
     }
 }
 

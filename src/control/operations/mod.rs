@@ -55,7 +55,7 @@ pub trait StepName: Copy + Eq + fmt::Debug + Send + Sync + 'static {
 }
 
 /// The durable record of an operation.
-pub trait Recorded:
+pub trait OperationRecord:
     Clone + PartialEq + fmt::Debug + Serialize + DeserializeOwned + Send + Sync + 'static
 {
     type Id: Copy + Eq + Hash + fmt::Display + fmt::Debug + Send + Sync;
@@ -88,7 +88,7 @@ pub trait Context<O: Operation>: Send + Sync {
 /// A kind of recorded operation.
 pub trait Operation: Sized + Send + Sync + 'static {
     const KIND: OperationKind;
-    type Record: Recorded;
+    type Record: OperationRecord;
     type Step: StepName;
     /// What a process that resumes the operation has to know, and the record does not say.
     type Found: Copy + fmt::Debug + Send + Sync;
@@ -134,7 +134,7 @@ pub trait Operation: Sized + Send + Sync + 'static {
     fn take_up(
         ctx: &mut Self::Context,
         is_interrupted: bool,
-    ) -> impl Future<Output = Result<TakeUp<Self::Found>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<PriorWork<Self::Found>, StoreError>> + Send;
 
     /// Whether a step may act now. Asked after its intent is recorded.
     fn may_act(
@@ -177,9 +177,9 @@ pub trait Operation: Sized + Send + Sync + 'static {
 }
 
 /// The requests of a kind.
-pub type RequestOf<O> = <<O as Operation>::Record as Recorded>::Request;
+pub type RequestOf<O> = <<O as Operation>::Record as OperationRecord>::Request;
 /// The id of an operation of a kind.
-pub type IdOf<O> = <<O as Operation>::Record as Recorded>::Id;
+pub type IdOf<O> = <<O as Operation>::Record as OperationRecord>::Id;
 /// [`Action`] of a kind.
 pub type ActionOf<O> = Action<<O as Operation>::Step, RequestOf<O>>;
 /// [`Event`] of a kind.
@@ -193,9 +193,9 @@ pub enum Action<S, R> {
     /// Wait, then undo the step.
     Undo { step: S, after: Duration },
     /// Act on a request: apply [`Event::Requested`].
-    Obey(R),
+    Apply(R),
     /// Wait for a request.
-    Rest,
+    Wait,
     /// Nothing: the operation has ended.
     End,
 }
@@ -270,13 +270,13 @@ impl Act {
 
 /// What a task found when it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TakeUp<F> {
+pub enum PriorWork<F> {
     /// No earlier task has done anything.
     New,
     /// An earlier task was interrupted: apply [`Event::Restarted`].
     Interrupted(F),
     /// Another store drives it.
-    Anothers,
+    OtherStore,
     /// Not known now; look again.
     Unknown,
 }

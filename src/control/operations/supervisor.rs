@@ -12,7 +12,7 @@ use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, RecordEvent};
 
 use super::driver::{AGAIN_AFTER, Driver};
-use super::{IdOf, Operation, Recorded, RequestOf, WallClock};
+use super::{IdOf, Operation, OperationRecord, RequestOf, WallClock};
 
 /// The running operations of one kind. Dropping it leaves each where it is; the next start resumes them.
 #[derive(Debug)]

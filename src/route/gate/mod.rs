@@ -93,7 +93,7 @@ pub struct GateReopened;
 pub struct Gate {
     shared: Arc<Shared>,
     /// One for each worker, so that creating a pass counts references on the worker's own cache line.
-    doors: Vec<Arc<CachePadded<Door>>>,
+    shards: Vec<Arc<CachePadded<Shard>>>,
 }
 
 #[derive(Debug)]
@@ -122,7 +122,7 @@ struct Wakers {
 
 /// One worker's access to the gate.
 #[derive(Debug)]
-struct Door {
+struct Shard {
     shared: Arc<Shared>,
     worker: usize,
 }
@@ -154,9 +154,9 @@ impl Gate {
             notifier,
             stalls: Mutex::default(),
         });
-        let door = |worker| Arc::new(CachePadded::new(Door { shared: Arc::clone(&shared), worker }));
-        let doors = (0..workers).map(door).collect();
-        Gate { shared, doors }
+        let shard = |worker| Arc::new(CachePadded::new(Shard { shared: Arc::clone(&shared), worker }));
+        let shards = (0..workers).map(shard).collect();
+        Gate { shared, shards }
     }
 
     /// Admits a transaction. Costs one atomic step on the worker's own memory and one load.
@@ -172,21 +172,21 @@ impl Gate {
     }
 
     fn enter(&self, worker: usize, purpose: Purpose) -> Result<Pass, GateClosed> {
-        let door = self.door(worker);
+        let shard = self.shard(worker);
         // First check without counting, so that waiters at a shut gate do not make it look busy.
         self.state().admits(purpose)?;
         step();
-        door.counter(purpose).fetch_add(1, Ordering::SeqCst);
+        shard.counter(purpose).fetch_add(1, Ordering::SeqCst);
         // From here on, dropping the pass subtracts the one again, whatever the state is.
-        let pass = Pass { door: Arc::clone(door), purpose };
+        let pass = Pass { shard: Arc::clone(shard), purpose };
         step();
         self.state().admits(purpose)?;
         Ok(pass)
     }
 
     /// The entry of the worker; an unknown index gets worker 0's (slower, still correct).
-    fn door(&self, worker: usize) -> &Arc<CachePadded<Door>> {
-        self.doors.get(worker).unwrap_or(&self.doors[0])
+    fn shard(&self, worker: usize) -> &Arc<CachePadded<Shard>> {
+        self.shards.get(worker).unwrap_or(&self.shards[0])
     }
 
     pub fn state(&self) -> GateState {
@@ -276,13 +276,13 @@ impl Gate {
     /// Has `waker` woken at every turn, until the registration is dropped. Locks the worker's list for an
     /// instant, so call it once per session, not per query.
     pub fn register(&self, worker: usize, waker: &Waker) -> Registration {
-        register(self.door(worker), waker)
+        register(self.shard(worker), waker)
     }
 
     /// Follows the turns of this gate, beginning with the next one. One for each session, for its lifetime.
     pub fn watch(&self, worker: usize) -> TurnWatch {
-        let door = Arc::clone(self.door(worker));
-        TurnWatch { seen: self.turn(), door, registered: None }
+        let shard = Arc::clone(self.shard(worker));
+        TurnWatch { seen: self.turn(), shard, registered: None }
     }
 
     /// Records how long a client's request waited. Call it before reporting the session as ready to the
@@ -347,7 +347,7 @@ impl Counter {
     }
 }
 
-impl Door {
+impl Shard {
     fn counter(&self, purpose: Purpose) -> &AtomicU32 {
         self.shared.counters[self.worker].of(purpose)
     }
@@ -382,40 +382,40 @@ impl Door {
 #[derive(Debug)]
 #[must_use = "a pass that is dropped at once lets nothing in"]
 pub struct Pass {
-    door: Arc<CachePadded<Door>>,
+    shard: Arc<CachePadded<Shard>>,
     purpose: Purpose,
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.door.leave(self.purpose);
+        self.shard.leave(self.purpose);
     }
 }
 
 /// A waker that is woken at every turn. See [`Gate::register`].
 #[derive(Debug)]
 pub struct Registration {
-    door: Arc<CachePadded<Door>>,
+    shard: Arc<CachePadded<Shard>>,
     id: u64,
 }
 
 impl Registration {
     /// Replaces the registered waker.
     pub fn replace(&self, waker: &Waker) {
-        self.door.wakers().registered.insert(self.id, waker.clone());
+        self.shard.wakers().registered.insert(self.id, waker.clone());
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.door.wakers().registered.remove(&self.id);
+        self.shard.wakers().registered.remove(&self.id);
     }
 }
 
 /// Follows the turns of a gate. See [`Gate::watch`].
 #[derive(Debug)]
 pub struct TurnWatch {
-    door: Arc<CachePadded<Door>>,
+    shard: Arc<CachePadded<Shard>>,
     seen: u64,
     registered: Option<(Registration, Waker)>,
 }
@@ -433,7 +433,7 @@ impl TurnWatch {
                 registration.replace(waker);
                 known.clone_from(waker);
             }
-            none => *none = Some((register(&self.door, waker), waker.clone())),
+            none => *none = Some((register(&self.shard, waker), waker.clone())),
         }
         // A turn between the check and the registration woke no waker.
         self.poll_seen()
@@ -448,7 +448,7 @@ impl TurnWatch {
     }
 
     fn poll_seen(&mut self) -> Poll<u64> {
-        match self.door.shared.turn.load(Ordering::SeqCst) {
+        match self.shard.shared.turn.load(Ordering::SeqCst) {
             turn if turn == self.seen => Poll::Pending,
             turn => {
                 self.seen = turn;
@@ -458,13 +458,13 @@ impl TurnWatch {
     }
 }
 
-fn register(door: &Arc<CachePadded<Door>>, waker: &Waker) -> Registration {
-    let mut wakers = door.wakers();
+fn register(shard: &Arc<CachePadded<Shard>>, waker: &Waker) -> Registration {
+    let mut wakers = shard.wakers();
     wakers.next += 1;
     let id = wakers.next;
     wakers.registered.insert(id, waker.clone());
     drop(wakers);
-    Registration { door: Arc::clone(door), id }
+    Registration { shard: Arc::clone(shard), id }
 }
 
 /// Between two accesses with a significant order. Tests add delays here, to provoke rare interleavings.

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::restore::LockPatience;
 use super::twin::{RestoreError, Twin};
 use crate::backend::ConnectRequest;
-use crate::event_loop::{self, Lost, Task};
+use crate::event_loop::{self, JoinError, Task};
 use crate::model::Place;
 use crate::session::state::SessionState;
 use crate::tls::Connector;
@@ -218,7 +218,7 @@ impl TwinState {
 fn after_preparing(
     place: &Place,
     tries: u32,
-    outcome: Result<Result<Twin, RestoreError>, Lost>,
+    outcome: Result<Result<Twin, RestoreError>, JoinError>,
 ) -> TwinState {
     match outcome {
         Ok(Ok(twin)) => TwinState::Ready { place: Box::new(place.clone()), twin: Box::new(twin) },

@@ -129,7 +129,7 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use super::super::verdict::{Truth, Verdict};
+    use super::super::verdict::{FinalRows, Verdict};
     use super::*;
     use crate::lab::{Major, Postgres};
 
@@ -154,7 +154,7 @@ mod tests {
 
     async fn judge(journal: &Journal, client: &Client) -> Vec<&'static str> {
         let mut verdict = Verdict::default();
-        verdict.judge(&journal.snapshot(), &Truth::read(client).await.unwrap());
+        verdict.judge(&journal.snapshot(), &FinalRows::read(client).await.unwrap());
         verdict.findings.iter().filter(|finding| !finding.good).map(|finding| finding.question).collect()
     }
 

@@ -33,9 +33,9 @@ use crate::system::{SystemError, TableName};
 
 use crate::control::moves::context::StepContext;
 use crate::control::moves::error::StepError;
-use crate::control::moves::parts::compared::Board;
+use crate::control::moves::parts::compared::ComparisonProgress;
 use crate::control::moves::parts::comparing::Position;
-use crate::control::moves::parts::matviews::{Filler, NOT_FILLED, refusal};
+use crate::control::moves::parts::matviews::{NOT_FILLED, ViewRefresher, refusal};
 use crate::control::moves::parts::stream::Stream;
 use crate::control::moves::parts::throttle::Throttle;
 
@@ -84,7 +84,7 @@ impl Views {
     pub(in crate::control) fn lines(&self) -> impl Iterator<Item = ComparedTable> {
         self.views.iter().map(|view| ComparedTable {
             relation: Relation::MaterializedView,
-            ..Board::waiting(view.name.to_string())
+            ..ComparisonProgress::waiting(view.name.to_string())
         })
     }
 }
@@ -95,7 +95,7 @@ pub(in crate::control) async fn compare(
     ctx: &StepContext,
     stream: &Stream,
     (views, first): (&Views, usize),
-    board: &Board,
+    board: &ComparisonProgress,
     throttle: &Throttle,
 ) -> Result<bool, StepError> {
     let mut comparer = Comparer::open(ctx, stream, views, throttle)
@@ -111,8 +111,8 @@ pub(in crate::control) async fn compare(
 
 struct Comparer<'a> {
     views: &'a Views,
-    source: Filler,
-    target: Filler,
+    source: ViewRefresher,
+    target: ViewRefresher,
     /// By name; the owner may have another name on the target.
     on_target: HashMap<TableName, View>,
     position: Position,
@@ -169,8 +169,10 @@ impl<'a> Comparer<'a> {
         views: &'a Views,
         throttle: &'a Throttle,
     ) -> Result<Comparer<'a>, SystemError> {
-        let (mut source, mut target) =
-            tokio::try_join!(Filler::open(&stream.publisher), Filler::open(&stream.subscriber))?;
+        let (mut source, mut target) = tokio::try_join!(
+            ViewRefresher::open(&stream.publisher),
+            ViewRefresher::open(&stream.subscriber)
+        )?;
         source.views().await?;
         let on_target = target.views().await?.into_iter().map(|view| (view.name.clone(), view)).collect();
         // No worker that compares tables has this number.

@@ -15,7 +15,7 @@ const WRITE_EVERY: Duration = Duration::from_secs(2);
 
 /// Progress of each table. Workers change their lines; a writer stores all of them periodically.
 #[derive(Debug)]
-pub(in crate::control) struct Board {
+pub(in crate::control) struct ComparisonProgress {
     lines: Mutex<Vec<ComparedTable>>,
     rows: AtomicU64,
     has_changed: AtomicBool,
@@ -23,9 +23,13 @@ pub(in crate::control) struct Board {
     clock: WallClock,
 }
 
-impl Board {
-    pub(in crate::control) fn new(lines: Vec<ComparedTable>, progress: Progress, clock: WallClock) -> Board {
-        Board {
+impl ComparisonProgress {
+    pub(in crate::control) fn new(
+        lines: Vec<ComparedTable>,
+        progress: Progress,
+        clock: WallClock,
+    ) -> ComparisonProgress {
+        ComparisonProgress {
             lines: Mutex::new(lines),
             rows: AtomicU64::new(0),
             has_changed: AtomicBool::new(true),

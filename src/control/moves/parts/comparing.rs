@@ -29,11 +29,11 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{MoveId, Verdict};
-use crate::system::digests::{self, Digest, Key, KeyValue, Seen, Span, TableRows};
+use crate::system::digests::{self, Digest, Key, KeyRange, KeyValue, RowState, TableRows};
 use crate::system::{Session, SystemError, TableName, marker};
 
 use crate::control::moves::error::StepError;
-use crate::control::moves::parts::compared::Board;
+use crate::control::moves::parts::compared::ComparisonProgress;
 use crate::control::moves::parts::reader::Reader;
 use crate::control::moves::parts::stream::Stream;
 use crate::control::moves::parts::throttle::Throttle;
@@ -77,7 +77,7 @@ pub(in crate::control) struct Shared {
     pub(in crate::control) publisher: Reader,
     pub(in crate::control) subscriber: Reader,
     pub(in crate::control) throttle: Throttle,
-    pub(in crate::control) board: Arc<Board>,
+    pub(in crate::control) board: Arc<ComparisonProgress>,
     pub(in crate::control) cancel: CancellationToken,
 }
 
@@ -108,7 +108,7 @@ struct Worker<'a> {
 /// A range and its digest on the publisher.
 struct Range<'a> {
     table: &'a Candidate,
-    span: Span,
+    span: KeyRange,
     digest: Digest,
 }
 
@@ -148,7 +148,7 @@ impl<'a> Worker<'a> {
                 let read = rows.next(&self.publisher, after.as_ref(), table.range_rows).await;
                 let (digest, upto) = read.map_err(|error| reading_failed(&table.name, error))?;
                 self.rest_after(reading).await;
-                batch.push(Range { table, span: Span { after, upto: upto.clone() }, digest });
+                batch.push(Range { table, span: KeyRange { after, upto: upto.clone() }, digest });
                 if batch.len() >= BATCH_RANGES_MAX || began.elapsed() >= BATCH_TIME {
                     self.judge(&mut batch, &mut tallies).await?;
                     began = Instant::now();
@@ -282,8 +282,8 @@ impl Tally {
 /// The last state of a row that differed.
 #[derive(Debug, Clone)]
 struct Look {
-    here: Option<Seen>,
-    there: Option<Seen>,
+    here: Option<RowState>,
+    there: Option<RowState>,
     /// Transactions with an older id may have been visible on the subscriber and not yet on the publisher
     /// when the row was first read in these versions.
     since: u64,
@@ -300,7 +300,11 @@ struct Open {
 }
 
 impl Open {
-    fn of(mut here: BTreeMap<KeyValue, Seen>, mut there: BTreeMap<KeyValue, Seen>, newest: u64) -> Open {
+    fn of(
+        mut here: BTreeMap<KeyValue, RowState>,
+        mut there: BTreeMap<KeyValue, RowState>,
+        newest: u64,
+    ) -> Open {
         let mut keys: Vec<KeyValue> = here.keys().chain(there.keys()).cloned().collect();
         keys.sort();
         keys.dedup();
@@ -319,7 +323,7 @@ impl Open {
     fn look(
         &mut self,
         keys: &[KeyValue],
-        (mut here, mut there): (BTreeMap<KeyValue, Seen>, BTreeMap<KeyValue, Seen>),
+        (mut here, mut there): (BTreeMap<KeyValue, RowState>, BTreeMap<KeyValue, RowState>),
         (oldest, newest): (u64, u64),
     ) {
         for key in keys {
@@ -351,7 +355,7 @@ impl Open {
     }
 }
 
-fn value(seen: &Option<Seen>) -> Option<&String> {
+fn value(seen: &Option<RowState>) -> Option<&String> {
     seen.as_ref().map(|seen| &seen.value)
 }
 
@@ -426,9 +430,9 @@ mod tests {
         vec![text.to_owned()]
     }
 
-    fn rows(rows: &[(&str, &str, &str)]) -> BTreeMap<KeyValue, Seen> {
+    fn rows(rows: &[(&str, &str, &str)]) -> BTreeMap<KeyValue, RowState> {
         let one = |&(name, value, version): &(&str, &str, &str)| {
-            (key(name), Seen { value: value.to_owned(), version: version.to_owned() })
+            (key(name), RowState { value: value.to_owned(), version: version.to_owned() })
         };
         rows.iter().map(one).collect()
     }

@@ -121,7 +121,7 @@ fn parts(table: &Table, split_bytes: u64) -> Vec<Job> {
 
 /// The ends, the roles that read and write rows, and the throttle.
 #[derive(Debug)]
-pub(in crate::control) struct Who<'a> {
+pub(in crate::control) struct CopyContext<'a> {
     pub(in crate::control) ends: &'a Endpoints,
     pub(in crate::control) reader: Reader,
     pub(in crate::control) applier: OwnLogin,
@@ -152,7 +152,7 @@ struct Waiting {
 
 /// Copies all rows. The first error, or a cancellation, ends every worker.
 pub(in crate::control) async fn copy(
-    Who { ends, reader, applier, throttle }: Who<'_>,
+    CopyContext { ends, reader, applier, throttle }: CopyContext<'_>,
     snapshot: &str,
     jobs: Vec<Job>,
     workers: usize,

@@ -22,7 +22,7 @@ use crate::control::moves::parts::dump_toc;
 use crate::control::moves::parts::own_login::OwnLogin;
 use crate::control::moves::parts::pg_tools::{self, ToolError, Tools};
 use crate::control::moves::parts::refused::{self, Refused};
-use crate::control::moves::parts::tool_socket::{As, ToolSocket};
+use crate::control::moves::parts::tool_socket::{ToolRole, ToolSocket};
 
 const TEMPORARY_BYTES_MAX: usize = 30;
 /// Last line of `pg_restore` if statements failed and it went on.
@@ -78,7 +78,7 @@ pub(in crate::control) enum Section {
 
 /// The role that restores an entry, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::control) enum By {
+pub(in crate::control) enum RestoringRole {
     Applier,
     Platform,
     /// The platform, after all objects exist and have their owners.
@@ -88,7 +88,7 @@ pub(in crate::control) enum By {
 /// Entries that are restored together, in order.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::control) struct Run {
-    pub(in crate::control) by: By,
+    pub(in crate::control) by: RestoringRole,
     list: String,
     /// Restored one after the other, even with several workers.
     in_turn: bool,
@@ -135,7 +135,7 @@ impl SchemaDump {
 
     async fn write(&self, source: &Endpoint, snapshot: Option<&str>) -> Result<(), ToolError> {
         let (mut command, _socket) =
-            self.tools.command("pg_dump", (source, As::Platform), &self.directory)?;
+            self.tools.command("pg_dump", (source, ToolRole::Platform), &self.directory)?;
         command.args(["--format=custom", "--compress=0", "--schema-only", "--no-tablespaces"]);
         command.args(["--no-subscriptions", "--exclude-schema", HELPER_SCHEMA, "--lock-wait-timeout=10s"]);
         command.args(snapshot.map(|snapshot| format!("--snapshot={snapshot}")));
@@ -175,15 +175,16 @@ impl SchemaDump {
             Section::PreData => runs,
             // The applier's entries there depend on none of the platform's, and are restored in parallel.
             Section::PostData => {
-                let (parallel, attaching) = Run::of(By::Applier, &runs).part(&self.dependencies().await?);
-                vec![parallel, attaching, Run::of(By::Platform, &runs)]
+                let (parallel, attaching) =
+                    Run::of(RestoringRole::Applier, &runs).part(&self.dependencies().await?);
+                vec![parallel, attaching, Run::of(RestoringRole::Platform, &runs)]
             }
         })
     }
 
     /// The statements about existing objects of both sections.
     pub(in crate::control) async fn afterwards(&self) -> Result<Run, ToolError> {
-        Ok(Run::of(By::PlatformAfterwards, &self.runs_of(None).await?))
+        Ok(Run::of(RestoringRole::PlatformAfterwards, &self.runs_of(None).await?))
     }
 
     /// The runs that create the objects of both sections, if no rows are copied in between.
@@ -253,8 +254,8 @@ impl SchemaDump {
         let failed = |source| ToolError::File { program: "pg_restore".into(), path: path.clone(), source };
         tokio::fs::write(&path, &run.list).await.map_err(failed)?;
         let who = match run.by {
-            By::Applier => As::Applier(applier.clone()),
-            By::Platform | By::PlatformAfterwards => As::Platform,
+            RestoringRole::Applier => ToolRole::Applier(applier.clone()),
+            RestoringRole::Platform | RestoringRole::PlatformAfterwards => ToolRole::Platform,
         };
         let (mut command, socket) = self.tools.command("pg_restore", (target, who), &self.directory)?;
         // Owners are set separately.
@@ -285,7 +286,7 @@ impl Run {
     /// Leaves out the statements for afterwards, and joins the runs that they separated.
     fn without_afterwards(runs: Vec<Run>) -> Vec<Run> {
         let mut joined: Vec<Run> = Vec::new();
-        for run in runs.into_iter().filter(|run| run.by != By::PlatformAfterwards) {
+        for run in runs.into_iter().filter(|run| run.by != RestoringRole::PlatformAfterwards) {
             match joined.last_mut().filter(|last| last.by == run.by) {
                 Some(last) => last.list.push_str(&run.list),
                 None => joined.push(run),
@@ -295,7 +296,7 @@ impl Run {
     }
 
     /// All entries that one role restores.
-    fn of(by: By, runs: &[Run]) -> Run {
+    fn of(by: RestoringRole, runs: &[Run]) -> Run {
         let list = runs.iter().filter(|run| run.by == by).map(|run| run.list.as_str()).collect();
         Run { by, list, in_turn: false }
     }
@@ -333,7 +334,7 @@ impl Run {
 
 /// The role that restores the entry in a line of `pg_restore --list`:
 /// `215; 1259 16386 TABLE public accounts app`. `None`: the entry is not restored.
-fn who_restores(line: &str, known: &Known) -> Option<By> {
+fn who_restores(line: &str, known: &Known) -> Option<RestoringRole> {
     let entry = line.split_once("; ").map_or(line, |(_, entry)| entry);
     let mut parts = entry.splitn(3, ' ');
     let mut number = || parts.next().and_then(|part| part.parse().ok()).unwrap_or(0);
@@ -344,9 +345,11 @@ fn who_restores(line: &str, known: &Known) -> Option<By> {
     };
     match () {
         () if known.of_moves.contains(&object) => None,
-        () if AFTERWARDS.iter().any(is) => Some(By::PlatformAfterwards),
-        () if OF_SUPERUSERS.iter().any(is) || known.of_superusers.contains(&object) => Some(By::Platform),
-        () => Some(By::Applier),
+        () if AFTERWARDS.iter().any(is) => Some(RestoringRole::PlatformAfterwards),
+        () if OF_SUPERUSERS.iter().any(is) || known.of_superusers.contains(&object) => {
+            Some(RestoringRole::Platform)
+        }
+        () => Some(RestoringRole::Applier),
     }
 }
 
@@ -398,7 +401,7 @@ mod tests {
 ";
         let runs = Run::split(list, &Known::default());
         let needs = HashMap::from([(3405, vec![3401, 3402]), (3407, vec![3406]), (3408, vec![3403])]);
-        let (parallel, attaching) = Run::of(By::Applier, &runs).part(&needs);
+        let (parallel, attaching) = Run::of(RestoringRole::Applier, &runs).part(&needs);
         let numbers = |run: &Run| -> Vec<String> {
             run.list.lines().map(|line| line.chars().take(4).collect()).collect()
         };
@@ -427,8 +430,10 @@ mod tests {
 ";
         let of_moves = HashSet::from([(3466, 16415)]);
         let runs = Run::split(list, &Known { of_superusers: HashSet::from([(1255, 16501)]), of_moves });
-        let shown: Vec<(By, usize)> = runs.iter().map(|run| (run.by, run.list.lines().count())).collect();
-        let (applier, platform, afterwards) = (By::Applier, By::Platform, By::PlatformAfterwards);
+        let shown: Vec<(RestoringRole, usize)> =
+            runs.iter().map(|run| (run.by, run.list.lines().count())).collect();
+        let (applier, platform, afterwards) =
+            (RestoringRole::Applier, RestoringRole::Platform, RestoringRole::PlatformAfterwards);
         let wanted = [
             (applier, 1),
             (platform, 1),
@@ -441,7 +446,8 @@ mod tests {
         assert_eq!(shown, wanted);
         assert_eq!(Run::of(afterwards, &runs).list.lines().count(), 2);
         let runs = Run::without_afterwards(runs);
-        let shown: Vec<(By, usize)> = runs.iter().map(|run| (run.by, run.list.lines().count())).collect();
+        let shown: Vec<(RestoringRole, usize)> =
+            runs.iter().map(|run| (run.by, run.list.lines().count())).collect();
         assert_eq!(shown, [(applier, 1), (platform, 1), (applier, 1), (platform, 1), (applier, 4)]);
     }
 }

@@ -30,12 +30,12 @@ const MINOR_FORMATS: std::ops::RangeInclusive<u8> = 14..=16;
 /// The file is not a valid archive of `pg_dump`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the archive of pg_dump cannot be read at byte {at}")]
-pub struct Unreadable {
+pub struct InvalidArchive {
     at: usize,
 }
 
 /// Takes the versions of the columns' types out of an archive; returns how many there were.
-pub(in crate::control) fn leave_out_column_versions(archive: &mut [u8]) -> Result<usize, Unreadable> {
+pub(in crate::control) fn leave_out_column_versions(archive: &mut [u8]) -> Result<usize, InvalidArchive> {
     if !archive.windows(OPTION.len()).any(|bytes| bytes == OPTION.as_bytes()) {
         return Ok(0);
     }
@@ -49,7 +49,7 @@ pub(in crate::control) fn leave_out_column_versions(archive: &mut [u8]) -> Resul
 }
 
 /// The dependencies of each entry, by entry number; empty if the format is not known.
-pub(in crate::control) fn dependencies(archive: &[u8]) -> Result<HashMap<u32, Vec<u32>>, Unreadable> {
+pub(in crate::control) fn dependencies(archive: &[u8]) -> Result<HashMap<u32, Vec<u32>>, InvalidArchive> {
     let mut reader = Reader::of(archive);
     let mut needs = HashMap::new();
     let Some(format) = reader.head()? else { return Ok(needs) };
@@ -82,7 +82,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Byte ranges of the SQL of entries that may set column options.
-    fn definitions(mut self) -> Result<Vec<Range<usize>>, Unreadable> {
+    fn definitions(mut self) -> Result<Vec<Range<usize>>, InvalidArchive> {
         let mut found = Vec::new();
         let Some(format) = self.head()? else { return Ok(found) };
         for _ in 0..self.integer()? {
@@ -95,9 +95,9 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads up to the entries and returns their format; `None` if it is not known.
-    fn head(&mut self) -> Result<Option<Format>, Unreadable> {
+    fn head(&mut self) -> Result<Option<Format>, InvalidArchive> {
         if self.bytes(5)? != b"PGDMP" {
-            return Err(Unreadable { at: 0 });
+            return Err(InvalidArchive { at: 0 });
         }
         let (major, minor, _revision) = (self.byte()?, self.byte()?, self.byte()?);
         self.integer_bytes = usize::from(self.byte()?);
@@ -121,8 +121,8 @@ impl<'a> Reader<'a> {
         Ok(Some(Format { minor, offset_bytes }))
     }
 
-    fn entry(&mut self, format: Format) -> Result<Entry<'a>, Unreadable> {
-        let number = u32::try_from(self.integer()?).map_err(|_| Unreadable { at: self.at })?;
+    fn entry(&mut self, format: Format) -> Result<Entry<'a>, InvalidArchive> {
+        let number = u32::try_from(self.integer()?).map_err(|_| InvalidArchive { at: self.at })?;
         let _has_data = self.integer()?;
         // The object's catalog, oid and name.
         for _ in 0..3 {
@@ -150,11 +150,11 @@ impl<'a> Reader<'a> {
     }
 
     /// A missing text reads as the empty text.
-    fn text(&mut self) -> Result<Range<usize>, Unreadable> {
+    fn text(&mut self) -> Result<Range<usize>, InvalidArchive> {
         Ok(self.text_or_none()?.unwrap_or(self.at..self.at))
     }
 
-    fn text_or_none(&mut self) -> Result<Option<Range<usize>>, Unreadable> {
+    fn text_or_none(&mut self) -> Result<Option<Range<usize>>, InvalidArchive> {
         let Ok(length) = usize::try_from(self.integer()?) else { return Ok(None) };
         let start = self.at;
         self.bytes(length)?;
@@ -162,20 +162,20 @@ impl<'a> Reader<'a> {
     }
 
     /// A sign byte, then the bytes in little-endian order.
-    fn integer(&mut self) -> Result<i64, Unreadable> {
+    fn integer(&mut self) -> Result<i64, InvalidArchive> {
         let negative = self.byte()? != 0;
         let bytes = self.bytes(self.integer_bytes)?;
         let value = bytes.iter().rev().fold(0_i64, |value, byte| (value << 8) | i64::from(*byte));
         Ok(if negative { -value } else { value })
     }
 
-    fn byte(&mut self) -> Result<u8, Unreadable> {
+    fn byte(&mut self) -> Result<u8, InvalidArchive> {
         Ok(self.bytes(1)?.first().copied().unwrap_or_default())
     }
 
-    fn bytes(&mut self, count: usize) -> Result<&'a [u8], Unreadable> {
-        let end = self.at.checked_add(count).ok_or(Unreadable { at: self.at })?;
-        let bytes = self.archive.get(self.at..end).ok_or(Unreadable { at: self.at })?;
+    fn bytes(&mut self, count: usize) -> Result<&'a [u8], InvalidArchive> {
+        let end = self.at.checked_add(count).ok_or(InvalidArchive { at: self.at })?;
+        let bytes = self.archive.get(self.at..end).ok_or(InvalidArchive { at: self.at })?;
         self.at = end;
         Ok(bytes)
     }

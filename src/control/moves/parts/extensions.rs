@@ -13,7 +13,7 @@ const SCHEMAS: [&str; 2] = ["public", "pg_catalog"];
 
 /// An extension of the database that does not belong to the platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::control) struct Owned {
+pub(in crate::control) struct OwnedExtension {
     pub(in crate::control) name: String,
     pub(in crate::control) schema: String,
     pub(in crate::control) owner: String,
@@ -24,7 +24,7 @@ pub(in crate::control) struct Owned {
 pub(in crate::control) async fn owned(
     session: &Session,
     platform: &[&str],
-) -> Result<Vec<Owned>, SystemError> {
+) -> Result<Vec<OwnedExtension>, SystemError> {
     const READING: &str = "reading the owners of extensions";
     let sql = "SELECT e.extname::text, n.nspname::text, r.rolname::text, r.rolsuper
         FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace JOIN pg_roles r ON r.oid = e.extowner
@@ -32,7 +32,7 @@ pub(in crate::control) async fn owned(
     let rows = session.rows(READING, sql, &[&platform]).await?;
     let mut owned = Vec::with_capacity(rows.len());
     for row in &rows {
-        owned.push(Owned {
+        owned.push(OwnedExtension {
             name: session.column(READING, row, 0)?,
             schema: session.column(READING, row, 1)?,
             owner: session.column(READING, row, 2)?,
@@ -45,7 +45,7 @@ pub(in crate::control) async fn owned(
 /// Whether the extension can be created as its owner on a system.
 pub(in crate::control) async fn can_be_carried(
     target: &Session,
-    extension: &Owned,
+    extension: &OwnedExtension,
 ) -> Result<bool, SystemError> {
     if !SCHEMAS.contains(&extension.schema.as_str()) {
         return Ok(false);

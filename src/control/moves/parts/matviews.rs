@@ -64,7 +64,7 @@ async fn fill(filled: &Session, to: &Endpoint, for_comparison: bool) -> Result<b
     if filled.is_empty() {
         return Ok(false);
     }
-    let mut filler = Filler::open(to).await?;
+    let mut filler = ViewRefresher::open(to).await?;
     let names: BTreeSet<&TableName> = filled.iter().map(|view| &view.name).collect();
     let mut views = filler.views().await?;
     views.retain(|view| names.contains(&view.name));
@@ -84,7 +84,7 @@ async fn fill(filled: &Session, to: &Endpoint, for_comparison: bool) -> Result<b
 
 /// A view that reads another waits for it: those that could not be refreshed in a round are tried again in
 /// the next, as long as a round refreshes any.
-async fn fill_all(filler: &mut Filler, views: &[View]) -> Result<(), SystemError> {
+async fn fill_all(filler: &mut ViewRefresher, views: &[View]) -> Result<(), SystemError> {
     // Otherwise a view that reads another could be filled from its old contents.
     for view in views {
         filler.refresh(view, " WITH NO DATA").await?;
@@ -115,7 +115,7 @@ async fn fill_all(filler: &mut Filler, views: &[View]) -> Result<(), SystemError
 /// Refreshes views as their owners would, with the same results: the date of a timestamp depends on the time
 /// zone, text on DateStyle, a name on the search path. The server runs the query with the owner's privileges;
 /// the settings are applied here.
-pub(in crate::control) struct Filler {
+pub(in crate::control) struct ViewRefresher {
     /// Computes as an application's session, so it resolves names by the users' search path: only REFRESH,
     /// SET and digests run here.
     session: Session,
@@ -127,14 +127,14 @@ pub(in crate::control) struct Filler {
     owner: Option<(String, String)>,
 }
 
-impl Filler {
-    pub(in crate::control) async fn open(to: &Endpoint) -> Result<Filler, SystemError> {
+impl ViewRefresher {
+    pub(in crate::control) async fn open(to: &Endpoint) -> Result<ViewRefresher, SystemError> {
         let platform = to.session().await?;
         let encoding = meaning::encoding_of(&platform, &to.dbname).await?;
         let side = Side::read(to, &platform, &[], &encoding).await?;
         let session = to.application_session().await?;
         session.act_as_replica().await?;
-        Ok(Filler { session, platform, side, id: to.names.id(), owner: None })
+        Ok(ViewRefresher { session, platform, side, id: to.names.id(), owner: None })
     }
 
     /// The views of this side, sorted by owner; also reads the settings of these owners.

@@ -34,7 +34,7 @@ pub(in crate::control) struct Orders {
 
 /// The proxies' answers to the current order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::control) struct Standing {
+pub(in crate::control) struct OrderProgress {
     /// Proxies that have not carried out the order.
     pub(in crate::control) silent: Vec<ProxyId>,
     pub(in crate::control) sessions: u32,
@@ -46,7 +46,7 @@ pub(in crate::control) struct Standing {
     pub(in crate::control) stalls: Vec<StallReport>,
 }
 
-impl Standing {
+impl OrderProgress {
     pub(in crate::control) fn is_done(&self) -> bool {
         self.silent.is_empty()
     }
@@ -198,8 +198,8 @@ impl Orders {
     }
 
     /// State of the current order.
-    pub(in crate::control) fn standing(&self) -> Standing {
-        let mut standing = Standing::default();
+    pub(in crate::control) fn standing(&self) -> OrderProgress {
+        let mut standing = OrderProgress::default();
         for (proxy, ack) in self.fleet.answers() {
             let Some(ack) = ack.filter(|ack| ack.order >= self.route().order) else {
                 standing.silent.push(proxy.clone());
@@ -222,8 +222,8 @@ impl Orders {
     pub(in crate::control) async fn wait(
         &mut self,
         deadline: Instant,
-        mut wanted: impl FnMut(&Standing) -> bool,
-    ) -> Result<(Standing, Waited), StepError> {
+        mut wanted: impl FnMut(&OrderProgress) -> bool,
+    ) -> Result<(OrderProgress, Waited), StepError> {
         loop {
             // What has happened before the order counts for it.
             while let Some(changed) = self.fleet.changed().now_or_never() {

@@ -165,12 +165,12 @@ impl World {
     }
 }
 
-fn silent(standing: &Standing) -> Vec<&str> {
+fn silent(standing: &OrderProgress) -> Vec<&str> {
     standing.silent.iter().map(ProxyId::as_str).collect()
 }
 
 /// Waits until these proxies are waited for, and no other.
-async fn waits_for(orders: &mut Orders, proxies: &[&str]) -> Standing {
+async fn waits_for(orders: &mut Orders, proxies: &[&str]) -> OrderProgress {
     let deadline = Instant::now() + DEADLINE;
     let waited = orders.wait(deadline, |standing| silent(standing) == proxies).await.unwrap();
     assert_eq!(waited.1, Waited::Enough, "{:?}", waited.0);

@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use crate::control::moves::endpoint::Endpoint;
-use crate::control::moves::parts::dump_toc::Unreadable;
-use crate::control::moves::parts::tool_socket::{As, ToolSocket};
+use crate::control::moves::parts::dump_toc::InvalidArchive;
+use crate::control::moves::parts::tool_socket::{ToolRole, ToolSocket};
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::system::session::without_event_triggers;
 
@@ -37,7 +37,7 @@ pub enum ToolError {
         source: std::io::Error,
     },
     #[error(transparent)]
-    Archive(#[from] Unreadable),
+    Archive(#[from] InvalidArchive),
 }
 
 fn listed(directories: &[PathBuf]) -> String {
@@ -131,7 +131,7 @@ impl Tools {
     pub(in crate::control) fn command(
         &self,
         program: &str,
-        (end, who): (&Endpoint, As),
+        (end, who): (&Endpoint, ToolRole),
         directory: &Path,
     ) -> Result<(Command, ToolSocket), ToolError> {
         let failed =

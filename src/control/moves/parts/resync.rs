@@ -26,7 +26,7 @@ use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::endpoint::Endpoint;
 use crate::control::moves::error::StepError;
 use crate::control::moves::parts::meaning;
-use crate::control::moves::parts::role_merge::{self, Known, Merged, Seen, Unseen, finding};
+use crate::control::moves::parts::role_merge::{self, Known, Merged, SeenSides, Unseen, finding};
 use crate::control::moves::parts::scope;
 use crate::control::moves::parts::sweep;
 
@@ -74,14 +74,14 @@ pub(in crate::control) async fn run(ctx: &mut StepContext, way: MoveDirection) -
     rights(ctx, way, &from_session, &to_session).await
 }
 
-fn seen(ctx: &StepContext, way: MoveDirection) -> Seen {
+fn seen(ctx: &StepContext, way: MoveDirection) -> SeenSides {
     let (from, to) = way.ends(ctx.ends());
     let all = match way {
         MoveDirection::Forward => &ctx.facts().roles_seen,
         MoveDirection::Reverse => &ctx.facts().roles_seen_back,
     };
     let of = |end: &Endpoint| all.get(&end.system.name).cloned().unwrap_or_default();
-    Seen { from: of(&from), to: of(&to) }
+    SeenSides { from: of(&from), to: of(&to) }
 }
 
 /// Records the current state of the roles on both sides.
@@ -95,14 +95,14 @@ pub(in crate::control) async fn note_seen(
     let here = known(from, names).await.map_err(doing())?;
     let there = known(to, names).await.map_err(doing())?;
     let (from, to) = way.ends(ctx.ends());
-    let of_systems = |seen: Seen| -> BTreeMap<SystemName, SeenRoles> {
+    let of_systems = |seen: SeenSides| -> BTreeMap<SystemName, SeenRoles> {
         [(from.system.name.clone(), seen.from), (to.system.name.clone(), seen.to)].into()
     };
     let mut facts = ctx.facts().clone();
     match way {
         MoveDirection::Forward => {
             facts.roles_seen = of_systems(seen(ctx, way).renew(&here, &there, Unseen::Counts));
-            facts.roles_seen_back = of_systems(Seen::default().renew(&here, &there, Unseen::Counts));
+            facts.roles_seen_back = of_systems(SeenSides::default().renew(&here, &there, Unseen::Counts));
         }
         MoveDirection::Reverse => {
             facts.roles_seen_back = of_systems(seen(ctx, way).renew(&here, &there, Unseen::IsForeign));
@@ -149,7 +149,7 @@ async fn create_missing(
     way: MoveDirection,
     (session, to): (&Session, &Endpoint),
     here: &[Role],
-    seen: &Seen,
+    seen: &SeenSides,
     findings: &mut Vec<Finding>,
 ) -> Result<Vec<String>, StepError> {
     let doing = || StepError::doing("creating roles");
@@ -249,7 +249,7 @@ async fn memberships(
     way: MoveDirection,
     (from, to): (&Session, &Session),
     (names, ours): (&[String], &[String]),
-    seen: &Seen,
+    seen: &SeenSides,
     findings: &mut Vec<Finding>,
 ) -> Result<(), StepError> {
     let doing = || StepError::doing("comparing memberships");

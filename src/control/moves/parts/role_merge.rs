@@ -18,7 +18,7 @@ pub(in crate::control) const CHECK: &str = "role_conflict";
 
 /// The state of both sides when they were last read: the one that the clients leave, and the one they go to.
 #[derive(Debug, Clone, Default)]
-pub(in crate::control) struct Seen {
+pub(in crate::control) struct SeenSides {
     pub(in crate::control) from: SeenRoles,
     pub(in crate::control) to: SeenRoles,
 }
@@ -76,7 +76,7 @@ fn origin(changed_here: bool, changed_there: bool) -> Origin {
     }
 }
 
-impl Seen {
+impl SeenSides {
     /// Merges a role that both sides have.
     pub(in crate::control) fn merge(&self, here: &Role, there: &Role) -> Merged {
         let none = SeenRole::new();
@@ -132,8 +132,11 @@ impl Seen {
 
     /// The state of both sides for the next comparison. Where they still differ, the earlier state is kept: a
     /// conflict stays one until it is resolved.
-    pub(in crate::control) fn renew(&self, here: &Known, there: &Known, unseen: Unseen) -> Seen {
-        Seen { from: renewed(&self.from, here, there, unseen), to: renewed(&self.to, there, here, unseen) }
+    pub(in crate::control) fn renew(&self, here: &Known, there: &Known, unseen: Unseen) -> SeenSides {
+        SeenSides {
+            from: renewed(&self.from, here, there, unseen),
+            to: renewed(&self.to, there, here, unseen),
+        }
     }
 }
 
@@ -238,9 +241,9 @@ mod tests {
         Known { roles: roles.to_vec(), memberships: memberships.to_vec() }
     }
 
-    fn seen(roles: &[Role], memberships: &[Membership]) -> Seen {
+    fn seen(roles: &[Role], memberships: &[Membership]) -> SeenSides {
         let side = known(roles, memberships);
-        Seen::default().renew(&side, &side, Unseen::Counts)
+        SeenSides::default().renew(&side, &side, Unseen::Counts)
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 use crate::model::MoveRecord;
 use crate::system::names::ROLE_MARK;
-use crate::system::role_uses::{self, Asked};
+use crate::system::role_uses::{self, RoleUseQuery};
 use crate::system::{
     MoveNames, Session, SystemError, applier, databases, marker, own_roles, publications, roles, slots,
     subscriptions,
@@ -113,7 +113,7 @@ async fn used_elsewhere(
     let ends = ctx.ends();
     let in_use = needed_by_other_moves(ctx).await?;
     let platform = platform_roles(&ends);
-    let asked = Asked {
+    let asked = RoleUseQuery {
         dbname: &ends.target.dbname,
         roles: made,
         in_use: &in_use,

@@ -20,7 +20,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use crate::backend::{self, Credential, Introduced, ServerConnection};
+use crate::backend::{self, Credential, DriverConnection, ServerConnection};
 use crate::error::{Explain, Severity};
 use crate::model::RoleName;
 use crate::system::SystemError;
@@ -40,7 +40,7 @@ const NO_ENCRYPTION: &[u8] = b"N";
 
 /// The role of a program on the server.
 #[derive(Debug, Clone)]
-pub(in crate::control) enum As {
+pub(in crate::control) enum ToolRole {
     Platform,
     /// The role without privileges on the server.
     Applier(OwnLogin),
@@ -65,7 +65,7 @@ impl Drop for ToolSocket {
 #[derive(Debug)]
 struct Destination {
     end: Endpoint,
-    who: As,
+    who: ToolRole,
     /// Parameters of the startup packet; those that the program sends are ignored.
     startup: Vec<(String, String)>,
 }
@@ -75,7 +75,7 @@ impl ToolSocket {
     pub(in crate::control) fn open(
         directory: &Path,
         end: &Endpoint,
-        who: As,
+        who: ToolRole,
         options: String,
     ) -> io::Result<ToolSocket> {
         let file = directory.join(format!(".s.PGSQL.{PORT}"));
@@ -131,7 +131,7 @@ async fn serve(mut program: UnixStream, destination: &Destination) -> io::Result
         }
     }
     let mut server = match destination.connect().await {
-        Ok(connection) => Introduced::after_startup(connection),
+        Ok(connection) => DriverConnection::after_startup(connection),
         Err(error) => {
             tracing::warn!(system = %destination.end.system.name, %error, "a program cannot be connected");
             let mut told = BytesMut::new();
@@ -144,11 +144,11 @@ async fn serve(mut program: UnixStream, destination: &Destination) -> io::Result
     copy_bidirectional(&mut program, &mut server).await.map(drop)
 }
 
-impl As {
+impl ToolRole {
     fn role<'a>(&'a self, end: &'a Endpoint) -> &'a RoleName {
         match self {
-            As::Platform => &end.system.admin_role,
-            As::Applier(applier) => &applier.role,
+            ToolRole::Platform => &end.system.admin_role,
+            ToolRole::Applier(applier) => &applier.role,
         }
     }
 }
@@ -158,8 +158,8 @@ impl Destination {
         let Endpoint { access, system, dbname, .. } = &self.end;
         let (startup, deadline) = (self.startup.clone(), Instant::now() + LOGIN_WITHIN);
         match &self.who {
-            As::Platform => access.connect(system, dbname, startup, deadline).await,
-            As::Applier(own) => {
+            ToolRole::Platform => access.connect(system, dbname, startup, deadline).await,
+            ToolRole::Applier(own) => {
                 let login = (&own.role, Credential::Password(own.password.clone()));
                 own.connected(&self.end, access.connect_as(system, dbname, login, startup, deadline)).await
             }

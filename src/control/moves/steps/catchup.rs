@@ -24,7 +24,7 @@ use crate::system::{Session, publications, slots};
 use crate::control::moves::context::StepContext;
 use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::error::StepError;
-use crate::control::moves::log::{Standing, standing};
+use crate::control::moves::log::{StepState, step_state};
 use crate::control::moves::parts::matviews;
 use crate::control::moves::parts::resync;
 use crate::control::moves::parts::stream::{Lag, Stream, Watcher};
@@ -70,7 +70,7 @@ pub(in crate::control) async fn until_ready(ctx: &StepContext, stream: Stream) -
 /// source's slot goes with them, even if the target does not answer: nothing reads it any more, and it
 /// retains WAL.
 pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
-    if standing(ctx.record(), MoveStep::Catchup) == Standing::Untouched {
+    if step_state(ctx.record(), MoveStep::Catchup) == StepState::Untouched {
         return Ok(());
     }
     let source = Stream::new(MoveDirection::Forward, ctx.ends()).drop_slot().await;

@@ -25,7 +25,7 @@ use crate::system::{SystemError, Table, TableName, digests, tables};
 use crate::control::moves::context::StepContext;
 use crate::control::moves::error::StepError;
 use crate::control::moves::parts::compare_views::{self, Views};
-use crate::control::moves::parts::compared::Board;
+use crate::control::moves::parts::compared::ComparisonProgress;
 use crate::control::moves::parts::comparing::{self, Candidate, Shared};
 use crate::control::moves::parts::reader::Reader;
 use crate::control::moves::parts::snapshot::Digests;
@@ -237,7 +237,7 @@ impl Outcome {
             ranges: 1,
             at: Some(at),
             note: difference.map(Difference::sides),
-            ..Board::waiting(name)
+            ..ComparisonProgress::waiting(name)
         };
         Outcome::of(at, of_source.chain(of_target).map(line).collect())
     }
@@ -278,7 +278,7 @@ fn arrange(
     ctx: &StepContext,
     found: Found,
     known: &HashMap<String, ComparedTable>,
-) -> (Board, Vec<Vec<Candidate>>, u64) {
+) -> (ComparisonProgress, Vec<Vec<Candidate>>, u64) {
     let Found { tables, only_there, only_here, mut keys } = found;
     let at = Some(ctx.now());
     let mut lines = Vec::new();
@@ -290,7 +290,7 @@ fn arrange(
             verdict: Verdict::Differs,
             at,
             note: Some(note.to_owned()),
-            ..Board::waiting(name.to_string())
+            ..ComparisonProgress::waiting(name.to_string())
         }));
     }
     let (mut groups, mut group, mut in_group, mut bytes) = (Vec::new(), Vec::new(), 0, 0);
@@ -301,7 +301,7 @@ fn arrange(
             lines.push(line.clone());
             continue;
         }
-        lines.push(Board::waiting(name));
+        lines.push(ComparisonProgress::waiting(name));
         in_group += table.data_bytes;
         bytes += table.data_bytes;
         group.push(Candidate {
@@ -318,7 +318,7 @@ fn arrange(
     groups.extend((!group.is_empty()).then_some(group));
     // Workers take from the end.
     groups.reverse();
-    (Board::new(lines, ctx.progress.clone(), ctx.clock), groups, bytes)
+    (ComparisonProgress::new(lines, ctx.progress.clone(), ctx.clock), groups, bytes)
 }
 
 /// Rows of a range that one short statement reads.
@@ -334,7 +334,7 @@ async fn compare_groups(
     ctx: &StepContext,
     stream: &Stream,
     (publisher, subscriber): (Reader, Reader),
-    board: &Arc<Board>,
+    board: &Arc<ComparisonProgress>,
     groups: Vec<Vec<Candidate>>,
     bytes: u64,
 ) -> Result<(), StepError> {
@@ -379,7 +379,7 @@ async fn compare_views(
     }
     let (first, mut lines) = (of_tables.lines.len(), of_tables.lines);
     lines.extend(views.lines());
-    let board = Board::new(lines, ctx.progress.clone(), ctx.clock);
+    let board = ComparisonProgress::new(lines, ctx.progress.clone(), ctx.clock);
     let governor = Governor::of(ctx);
     let throttle = governor.throttle();
     let compared = Box::pin(compare_views::compare(ctx, stream, (&views, first), &board, &throttle));
@@ -392,7 +392,7 @@ async fn compare_views(
 async fn attended<T>(
     ctx: &StepContext,
     stream: &Stream,
-    (governor, board): (Governor, &Board),
+    (governor, board): (Governor, &ComparisonProgress),
     work: impl Future<Output = Result<T, StepError>>,
 ) -> Result<T, StepError> {
     let cancel = ctx.cancellation();

@@ -356,8 +356,12 @@ async fn copy_rows(
     let reader = Reader::admit(&ends.source).await.map_err(StepError::doing(PREPARING))?;
     let governor = Governor::of(ctx);
     let throttle = governor.throttle();
-    let who =
-        copy_rows::Who { ends, reader: reader.clone(), applier: applier.clone(), throttle: throttle.clone() };
+    let who = copy_rows::CopyContext {
+        ends,
+        reader: reader.clone(),
+        applier: applier.clone(),
+        throttle: throttle.clone(),
+    };
     let cancel = ctx.cancellation();
     let copied = tokio::select! {
         biased;

@@ -1,8 +1,8 @@
 //! Kept: the database lives on the target, the source follows; this module watches that it keeps following.
 //!
-//! This is not a step: it decides nothing, and runs until a request arrives. If the way back is lost it records
-//! the reason; the database itself goes on. It also watches a parked move for the one thing that cannot wait
-//! for the operator: a slot that retains WAL until the disk of a live system is full.
+//! This is not a step: it decides nothing, and runs until a request arrives. If the way back is lost it
+//! records the reason; the database itself goes on. It also watches a parked move for the one thing that
+//! cannot wait for the operator: a slot that retains WAL until the disk of a live system is full.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::{Blame, Explain, Retry, SqlState};
 
-use crate::control::moves::claim::{self, Held};
+use crate::control::moves::claim::{self, ClaimOwner};
 use crate::control::moves::context::StepContext;
 use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::error::StepError;
@@ -75,7 +75,7 @@ pub(in crate::control) async fn watch(ctx: &mut StepContext) {
 
 async fn is_anothers(ctx: &mut StepContext) -> bool {
     match claim::hold(ctx).await {
-        Ok(held) => held == Held::Anothers,
+        Ok(held) => held == ClaimOwner::OtherStore,
         Err(error) => {
             tracing::warn!(%error, "cannot see which store drives a move");
             false

@@ -39,7 +39,7 @@ use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::endpoint::Endpoint;
 use crate::control::moves::error::StepError;
 use crate::control::moves::faults::CrashPoint;
-use crate::control::moves::parts::orders::{Orders, Standing, Waited};
+use crate::control::moves::parts::orders::{OrderProgress, Orders, Waited};
 use crate::control::moves::parts::resync;
 use crate::control::moves::parts::schema_drift;
 use crate::control::moves::parts::snapshot::SnapshotSession;
@@ -153,7 +153,7 @@ async fn prepare_twins(
     ctx.progress.set_activity("sessions prepare connections on the other side");
     let next = ctx.destination(way);
     orders.give(|route| route.next = Some(next.clone())).await?;
-    let all_seen = |standing: &Standing| {
+    let all_seen = |standing: &OrderProgress| {
         show_pinned(ctx, &standing.pinned);
         standing.is_done()
     };
@@ -170,7 +170,7 @@ async fn prepare_twins(
             names,
         ));
     }
-    let none_pinned = |standing: &Standing| {
+    let none_pinned = |standing: &OrderProgress| {
         show_pinned(ctx, &standing.pinned);
         standing.is_done() && standing.pinned.is_empty()
     };
@@ -299,7 +299,7 @@ async fn latch(ctx: &StepContext, orders: &mut Orders) -> Result<(), StepError> 
     let by = orders.holder();
     orders.give(|route| route.gate = GateOrder::Latched { by: by.clone() }).await?;
     let deadline = Instant::now() + ctx.settings.ack_budget;
-    match ctx.unless_cancelled(orders.wait(deadline, Standing::is_done)).await? {
+    match ctx.unless_cancelled(orders.wait(deadline, OrderProgress::is_done)).await? {
         (_, Waited::Enough) => Ok(()),
         (standing, Waited::TooLong) => {
             Err(StepError::over_budget("the latch", ctx.settings.ack_budget, standing.in_the_way()))
@@ -344,7 +344,7 @@ async fn report(
     mut watch: Stopwatch,
 ) -> Result<(), StepError> {
     let deadline = Instant::now() + ctx.settings.ack_budget;
-    let (standing, waited) = orders.wait(deadline, Standing::is_done).await?;
+    let (standing, waited) = orders.wait(deadline, OrderProgress::is_done).await?;
     watch.part("release");
     if waited == Waited::TooLong {
         tracing::warn!(silent = ?standing.in_the_way(), "the pause is reported without some proxies");

@@ -16,7 +16,7 @@ use crate::control::moves::context::StepContext;
 use crate::control::moves::direction::MoveDirection;
 use crate::control::moves::error::StepError;
 use crate::control::moves::faults::CrashPoint;
-use crate::control::moves::parts::orders::{Orders, Standing, Waited};
+use crate::control::moves::parts::orders::{OrderProgress, Orders, Waited};
 use crate::control::moves::parts::snapshot::{ExportedSnapshot, SnapshotSession};
 use crate::control::moves::steps::cutover::report::Stopwatch;
 
@@ -183,8 +183,8 @@ impl CutoverAttempt<'_> {
 }
 
 /// Waits until no transaction runs and every session's state is on the other side.
-async fn drain(orders: &mut Orders, deadline: Instant, budget: Duration) -> Result<Standing, StepError> {
-    let quiet = |standing: &Standing| standing.is_done() && standing.pinned.is_empty();
+async fn drain(orders: &mut Orders, deadline: Instant, budget: Duration) -> Result<OrderProgress, StepError> {
+    let quiet = |standing: &OrderProgress| standing.is_done() && standing.pinned.is_empty();
     match orders.wait(deadline, quiet).await? {
         (standing, Waited::Enough) => Ok(standing),
         (standing, Waited::TooLong) => {

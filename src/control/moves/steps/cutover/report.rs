@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::model::{PauseReport, StallReport};
 
-use crate::control::moves::parts::orders::Standing;
+use crate::control::moves::parts::orders::OrderProgress;
 
 /// Stalls that a report lists individually.
 const WAITS_MAX: usize = 1_000;
@@ -41,7 +41,7 @@ impl Stopwatch {
         self.hold = self.began.elapsed();
     }
 
-    pub(in crate::control) fn report(self, standing: &Standing, aborted_attempts: u32) -> PauseReport {
+    pub(in crate::control) fn report(self, standing: &OrderProgress, aborted_attempts: u32) -> PauseReport {
         let stalls = merge(&standing.stalls);
         PauseReport {
             hold: self.hold,

@@ -16,14 +16,17 @@ use crate::system::{SystemError, quote_ident};
 
 use crate::control::moves::endpoint::Endpoint;
 use crate::control::moves::parts::scope::platform_roles;
-use crate::control::moves::steps::preflight::{Findings, Scene};
+use crate::control::moves::steps::preflight::{Findings, PreflightContext};
 
 /// Roles that one finding names.
 const NAMED_MAX: usize = 5;
 /// Methods by which Freehold logs in as a client's role.
 const KNOWN: [&str; 3] = ["scram-sha-256", "md5", "trust"];
 
-pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+pub(in crate::control) async fn check(
+    scene: &PreflightContext<'_>,
+    findings: &mut Findings,
+) -> Result<(), SystemError> {
     let (source, target) = (scene.source_end(), scene.target_end());
     let except = platform_roles(&scene.plan.ends);
     let names = roles::needed_by(scene.source, &source.dbname, &scene.plan.logins, &except.each()).await?;
@@ -76,7 +79,7 @@ fn why_barred(role: &Role, here: &HbaMatch, there: &HbaMatch) -> Option<String> 
 }
 
 /// A line for the top of the file: the first matching line decides.
-fn cure(scene: &Scene<'_>, path: &Path, roles: &[&str], method: &str) -> Cure {
+fn cure(scene: &PreflightContext<'_>, path: &Path, roles: &[&str], method: &str) -> Cure {
     let end = scene.target_end();
     let users = roles.iter().map(|role| quote_ident(role)).collect::<Vec<_>>().join(",");
     let database = quote_ident(&end.dbname);
@@ -99,7 +102,7 @@ fn at_the_beginning(end: &Endpoint) -> Cure {
 }
 
 /// Lines that let the roles of moves log in with their passwords.
-pub(in crate::control) fn own_lines(scene: &Scene<'_>) -> Cure {
+pub(in crate::control) fn own_lines(scene: &PreflightContext<'_>) -> Cure {
     let users = match scene.target_facts.major() >= 16 {
         true => "/^freehold_",
         // Older servers have no regular expressions here.

@@ -168,7 +168,7 @@ fn reached(end: &Endpoint) -> Cure {
 }
 
 /// The data that all checks use, read once.
-pub(in crate::control) struct Scene<'a> {
+pub(in crate::control) struct PreflightContext<'a> {
     pub(in crate::control) plan: &'a Plan,
     pub(in crate::control) source: &'a Session,
     pub(in crate::control) target: &'a Session,
@@ -183,12 +183,12 @@ async fn look<'a>(
     source: &'a Session,
     target: &'a Session,
     findings: &mut Findings,
-) -> Result<Option<Scene<'a>>, SystemError> {
+) -> Result<Option<PreflightContext<'a>>, SystemError> {
     let source_facts = facts::of_system(source).await?;
     let target_facts = facts::of_system(target).await?;
     let database = facts::of_database(source, &plan.ends.source.dbname).await?;
     let Some(database) = database else { return Ok(None) };
-    let scene = Scene { plan, source, target, source_facts, target_facts, database };
+    let scene = PreflightContext { plan, source, target, source_facts, target_facts, database };
     systems::check(&scene, findings).await?;
     // The rest reads what only a superuser can read.
     if !scene.source_facts.role_is_superuser || !scene.target_facts.role_is_superuser {
@@ -204,7 +204,7 @@ async fn look<'a>(
     Ok(Some(scene))
 }
 
-impl Scene<'_> {
+impl PreflightContext<'_> {
     pub(in crate::control) fn source_end(&self) -> &Endpoint {
         &self.plan.ends.source
     }
@@ -276,15 +276,19 @@ impl Findings {
         self.list
     }
 
-    pub(in crate::control) fn product(&mut self, severity: FindingSeverity, check: &str) -> Draft<'_> {
+    pub(in crate::control) fn product(&mut self, severity: FindingSeverity, check: &str) -> FindingDraft<'_> {
         self.draft(severity, check, Blame::Product)
     }
 
-    pub(in crate::control) fn platform(&mut self, severity: FindingSeverity, check: &str) -> Draft<'_> {
+    pub(in crate::control) fn platform(
+        &mut self,
+        severity: FindingSeverity,
+        check: &str,
+    ) -> FindingDraft<'_> {
         self.draft(severity, check, Blame::Platform)
     }
 
-    fn draft(&mut self, severity: FindingSeverity, check: &str, responsible: Blame) -> Draft<'_> {
+    fn draft(&mut self, severity: FindingSeverity, check: &str, responsible: Blame) -> FindingDraft<'_> {
         let finding = Finding {
             severity,
             check: check.to_owned(),
@@ -293,18 +297,18 @@ impl Findings {
             cure: None,
             responsible,
         };
-        Draft { findings: self, finding }
+        FindingDraft { findings: self, finding }
     }
 }
 
 /// A finding without its text.
 #[derive(Debug)]
-pub(in crate::control) struct Draft<'a> {
+pub(in crate::control) struct FindingDraft<'a> {
     findings: &'a mut Findings,
     finding: Finding,
 }
 
-impl Draft<'_> {
+impl FindingDraft<'_> {
     pub(in crate::control) fn about(mut self, object: &(impl ToString + ?Sized)) -> Self {
         self.finding.object = Some(object.to_string());
         self

@@ -7,19 +7,22 @@
 
 use crate::model::Cure;
 use crate::model::FindingSeverity::{Blocker, Note, Warning};
-use crate::system::marker::{self, Helper};
+use crate::system::marker::{self, HelperSchema};
 use crate::system::names::HELPER_SCHEMA;
 use crate::system::other_moves::{self, OtherObject, Removal};
 use crate::system::{Session, SystemError};
 
 use crate::control::moves::endpoint::Endpoint;
-use crate::control::moves::steps::preflight::{Findings, Scene, on_system};
+use crate::control::moves::steps::preflight::{Findings, PreflightContext, on_system};
 
 const CHECK: &str = "other_freehold";
 /// Objects of one move that a finding names.
 const NAMED_MAX: usize = 12;
 
-pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+pub(in crate::control) async fn check(
+    scene: &PreflightContext<'_>,
+    findings: &mut Findings,
+) -> Result<(), SystemError> {
     for (end, session) in [(scene.source_end(), scene.source), (scene.target_end(), scene.target)] {
         on_each_system(end, session, findings).await?;
     }
@@ -80,18 +83,18 @@ fn whose(label: &str) -> String {
 
 /// The schema that a move creates in the database has the same name in every Freehold: two moves of one
 /// database at a time are impossible.
-async fn helper_schema(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+async fn helper_schema(scene: &PreflightContext<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     let end = scene.source_end();
     match marker::helper(scene.source, end.names).await? {
-        Helper::Absent | Helper::Ours => {}
-        Helper::Foreign(why) => findings
+        HelperSchema::Absent | HelperSchema::Ours => {}
+        HelperSchema::Foreign(why) => findings
             .product(Blocker, "schema_name")
             .about(HELPER_SCHEMA)
             .cure(scene.on_source(marker::RENAME))
             .say(format!(
                 "the database has a schema {HELPER_SCHEMA}, and {why}; a move needs the name for its own"
             )),
-        Helper::OfMove(label) => {
+        HelperSchema::OfMove(label) => {
             let cure = Cure::to_decide(
                 "end the move where it was begun (FINISH MOVE, UNDO MOVE or CANCEL MOVE); only if that Freehold is gone for good:",
                 [format!("DROP SCHEMA {HELPER_SCHEMA} CASCADE;")],

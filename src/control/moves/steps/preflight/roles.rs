@@ -3,14 +3,17 @@
 
 use crate::model::Cure;
 use crate::model::movement::FindingSeverity::{Blocker, Warning};
-use crate::system::role_uses::{self, Asked};
+use crate::system::role_uses::{self, RoleUseQuery};
 use crate::system::roles::{self, Membership, Role};
 use crate::system::{SystemError, own_roles, ownership, quote_ident, quote_literal};
 
 use crate::control::moves::parts::scope::platform_roles;
-use crate::control::moves::steps::preflight::{Findings, Scene, on_system};
+use crate::control::moves::steps::preflight::{Findings, PreflightContext, on_system};
 
-pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+pub(in crate::control) async fn check(
+    scene: &PreflightContext<'_>,
+    findings: &mut Findings,
+) -> Result<(), SystemError> {
     let ends = &scene.plan.ends;
     let except = platform_roles(ends);
     let names =
@@ -35,7 +38,7 @@ pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings
 
 /// The platform's role of the source is not carried over. Objects that it owns in the database need a role of
 /// that name on the target.
-async fn platform_owner(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+async fn platform_owner(scene: &PreflightContext<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     let role = scene.source_end().system.admin_role.to_string();
     if !roles::read(scene.target, std::slice::from_ref(&role)).await?.is_empty() {
         return Ok(());
@@ -57,7 +60,7 @@ async fn platform_owner(scene: &Scene<'_>, findings: &mut Findings) -> Result<()
 }
 
 /// An application's role with the name of the target's platform role would be a superuser there.
-async fn platform_namesake(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+async fn platform_namesake(scene: &PreflightContext<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     let (source, target) = (scene.source_end(), scene.target_end());
     let role = target.system.admin_role.to_string();
     if role == source.system.admin_role.as_str() {
@@ -96,7 +99,7 @@ fn renamed(role: &str, other: &str) -> String {
     format!("ALTER ROLE {} RENAME TO {};", quote_ident(role), quote_ident(other))
 }
 
-fn superuser(scene: &Scene<'_>, role: &Role, findings: &mut Findings) {
+fn superuser(scene: &PreflightContext<'_>, role: &Role, findings: &mut Findings) {
     let system = &scene.source_end().system.name;
     let cure = Cure::to_decide(
         format!("on system {system}, where nothing else needs it to be one:"),
@@ -111,7 +114,7 @@ fn superuser(scene: &Scene<'_>, role: &Role, findings: &mut Findings) {
 
 /// A role that exists on both sides must be the same role.
 async fn compare(
-    scene: &Scene<'_>,
+    scene: &PreflightContext<'_>,
     here: &Role,
     there: &Role,
     findings: &mut Findings,
@@ -142,7 +145,7 @@ async fn compare(
 
 /// The role's attributes differ on the target. If something on the target uses the role, the operator
 /// decides: either way some user gains or loses a privilege.
-fn attributes(scene: &Scene<'_>, here: &Role, there: &Role, used: bool, findings: &mut Findings) {
+fn attributes(scene: &PreflightContext<'_>, here: &Role, there: &Role, used: bool, findings: &mut Findings) {
     let differing = here.differing_attributes(there);
     if differing.is_empty() {
         return;
@@ -174,7 +177,7 @@ fn attributes(scene: &Scene<'_>, here: &Role, there: &Role, used: bool, findings
 /// A report contains no verifier, so the source prints the statement that carries it. If something on the
 /// target uses the role, its clients log in with the password that it has there: the operator knows whether
 /// they are the same clients.
-fn password_cure(scene: &Scene<'_>, role: &Role, used: bool) -> Cure {
+fn password_cure(scene: &PreflightContext<'_>, role: &Role, used: bool) -> Cure {
     let (from, to) = (&scene.source_end().system.name, &scene.target_end().system.name);
     let name = quote_ident(&role.name);
     let print = format!(
@@ -202,19 +205,19 @@ fn password_cure(scene: &Scene<'_>, role: &Role, used: bool) -> Cure {
 
 /// Whether anything on the target uses a role: an object, a setting, or an application that connects through
 /// Freehold.
-async fn is_used(scene: &Scene<'_>, role: &str) -> Result<bool, SystemError> {
+async fn is_used(scene: &PreflightContext<'_>, role: &str) -> Result<bool, SystemError> {
     is_used_besides(scene, role, &[]).await
 }
 
 /// The same, ignoring some of its memberships, (role, member).
 async fn is_used_besides(
-    scene: &Scene<'_>,
+    scene: &PreflightContext<'_>,
     role: &str,
     memberships: &[(String, String)],
 ) -> Result<bool, SystemError> {
     let platform = platform_roles(&scene.plan.ends);
     let role = [role.to_owned()];
-    let asked = Asked {
+    let asked = RoleUseQuery {
         dbname: "",
         roles: &role,
         in_use: &scene.plan.logins_there,
@@ -226,7 +229,7 @@ async fn is_used_besides(
 
 /// Settings of a role to be created that the target does not know.
 async fn unknown_settings(
-    scene: &Scene<'_>,
+    scene: &PreflightContext<'_>,
     role: &Role,
     findings: &mut Findings,
 ) -> Result<(), SystemError> {
@@ -249,7 +252,7 @@ async fn unknown_settings(
 /// The move does not change memberships between roles that both exist on the target: they must be equivalent
 /// there.
 async fn memberships(
-    scene: &Scene<'_>,
+    scene: &PreflightContext<'_>,
     names: &[String],
     (here, there): (&[Role], &[Role]),
     findings: &mut Findings,
@@ -296,7 +299,7 @@ fn gives_less(there: &Membership, here: &Membership) -> bool {
 /// A member of a role gets its privileges in every database of the target. If it has any, the operator
 /// decides.
 async fn membership(
-    scene: &Scene<'_>,
+    scene: &PreflightContext<'_>,
     pair: &Membership,
     on_target: &[(String, String)],
     what: &str,
@@ -329,7 +332,11 @@ async fn membership(
 /// Members that roles of the database have on the target and not on the source, or with more options: the
 /// move would give them privileges on the database. They may belong to other databases, so memberships that
 /// the source does not know are checked too.
-async fn gained(scene: &Scene<'_>, there: &[Role], findings: &mut Findings) -> Result<(), SystemError> {
+async fn gained(
+    scene: &PreflightContext<'_>,
+    there: &[Role],
+    findings: &mut Findings,
+) -> Result<(), SystemError> {
     let names: Vec<String> = there.iter().map(|role| role.name.clone()).collect();
     let wanted = roles::members(scene.source, &names).await?;
     let on_target = roles::members(scene.target, &names).await?;
@@ -359,7 +366,7 @@ async fn gained(scene: &Scene<'_>, there: &[Role], findings: &mut Findings) -> R
 /// another name, with all its members and privileges; the move then creates one of this name. Clients log in
 /// by the name of a login role, so there the operator decides.
 fn gained_cure(
-    scene: &Scene<'_>,
+    scene: &PreflightContext<'_>,
     pair: &Membership,
     here: Option<&Membership>,
     (used, can_login): (bool, bool),
@@ -420,7 +427,7 @@ fn revoke_of_each_grantor(pair: &Membership) -> String {
 }
 
 /// Roles with the names of the move's own that the move did not create.
-async fn own_names(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+async fn own_names(scene: &PreflightContext<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     for (session, end) in [(scene.source, scene.source_end()), (scene.target, scene.target_end())] {
         let names = end.names;
         for role in [names.replication_role(), names.applier_role(), names.reader_role()] {

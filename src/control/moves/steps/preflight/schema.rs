@@ -5,11 +5,14 @@ use crate::model::Cure;
 use crate::model::movement::FindingSeverity::{Blocker, Warning};
 use crate::system::{SystemError, quote_ident};
 
-use crate::control::moves::steps::preflight::{Findings, Scene};
+use crate::control::moves::steps::preflight::{Findings, PreflightContext};
 
 const LOOKING: &str = "looking at the schema";
 
-pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+pub(in crate::control) async fn check(
+    scene: &PreflightContext<'_>,
+    findings: &mut Findings,
+) -> Result<(), SystemError> {
     indexes_in_defaults(scene, findings).await?;
     indexes_in_rows(scene, findings).await?;
     compression(scene, findings).await?;
@@ -28,7 +31,10 @@ WHERE a.attgenerated = '' AND EXISTS (SELECT FROM pg_depend p JOIN pg_class i ON
 ORDER BY 1, 3";
 
 /// A table is created before its indexes are.
-async fn indexes_in_defaults(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+async fn indexes_in_defaults(
+    scene: &PreflightContext<'_>,
+    findings: &mut Findings,
+) -> Result<(), SystemError> {
     let source = scene.source;
     for row in &source.rows(LOOKING, INDEXES_IN_DEFAULTS, &[]).await? {
         let (table, column): (String, String) =
@@ -61,7 +67,7 @@ WHERE a.atttypid = 'regclass'::regtype AND c.relkind IN ('r', 'p') AND NOT c.rel
 
 /// Rows are copied as text, and indexes are created after them. The rows themselves are not searched for such
 /// values.
-async fn indexes_in_rows(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+async fn indexes_in_rows(scene: &PreflightContext<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     for (table, column) in scene.source.pairs::<String, String>(LOOKING, RELATIONS_IN_ROWS, &[]).await? {
         let quoted = quote_ident(&column);
         let sql = format!("ALTER TABLE {table} ALTER COLUMN {quoted} TYPE text USING {quoted}::text;");
@@ -89,7 +95,7 @@ SELECT format('%I.%I', n.nspname, c.relname), c.oid, a.attname::text FROM pg_att
 JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE a.attcompression = 'l' AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'm', 'f') AND n.nspname !~ '^pg_' ORDER BY 1, a.attnum";
 
-async fn compression(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+async fn compression(scene: &PreflightContext<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     let sql = "SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'";
     if scene.target.value(LOOKING, sql, &[]).await? {
         return Ok(());
@@ -136,7 +142,7 @@ WHERE v.relkind = 'm' AND v.relispopulated AND NOT has_function_privilege(v.relo
 ORDER BY 1, 4";
 
 /// The query of a materialized view runs with the privileges of its owner.
-async fn view_rights(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+async fn view_rights(scene: &PreflightContext<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     let source = scene.source;
     for row in &source.rows(LOOKING, VIEW_RIGHTS, &[]).await? {
         let view: String = source.column(LOOKING, row, 0)?;

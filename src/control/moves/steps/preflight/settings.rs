@@ -15,11 +15,14 @@ use crate::system::{SystemError, applier, quote_ident, quote_literal};
 use crate::control::moves::parts::meaning::{self, Side};
 use crate::control::moves::parts::scope::platform_roles;
 use crate::control::moves::steps::preflight::systems::{THEN_RESTART, latest_release};
-use crate::control::moves::steps::preflight::{Findings, Scene, on_system};
+use crate::control::moves::steps::preflight::{Findings, PreflightContext, on_system};
 
 const TRYING: &str = "trying a setting on the target";
 
-pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+pub(in crate::control) async fn check(
+    scene: &PreflightContext<'_>,
+    findings: &mut Findings,
+) -> Result<(), SystemError> {
     let ends = &scene.plan.ends;
     let except = platform_roles(ends);
     let names =
@@ -53,7 +56,7 @@ fn named((name, decision): (&'static str, Decision)) -> Option<(&'static str, Di
 
 /// A setting that the move carries, if the target accepts it.
 async fn carry(
-    scene: &Scene<'_>,
+    scene: &PreflightContext<'_>,
     from: &Side,
     to: &Side,
     carried: &DatabaseSetting,
@@ -96,7 +99,7 @@ async fn carry(
 }
 
 /// Adds the alternative cure of a missing locale.
-fn or_locale_gen(cure: Cure, scene: &Scene<'_>, name: &str, value: &str) -> Cure {
+fn or_locale_gen(cure: Cure, scene: &PreflightContext<'_>, name: &str, value: &str) -> Cure {
     match name.starts_with("lc_") {
         true => cure.and_comment(format!(
             "or, on the machine of system {}: run locale-gen {value}, then restart the server",
@@ -107,7 +110,7 @@ fn or_locale_gen(cure: Cure, scene: &Scene<'_>, name: &str, value: &str) -> Cure
 }
 
 /// Tries whether the target accepts a setting of a database; rolls back.
-async fn tried(scene: &Scene<'_>, text: &str) -> Result<(), SystemError> {
+async fn tried(scene: &PreflightContext<'_>, text: &str) -> Result<(), SystemError> {
     let sql = databases::set_sql(&scene.target_end().system.admin_database, &(None, text.to_owned()));
     scene.target.batch(TRYING, "BEGIN").await?;
     let outcome = scene.target.batch(TRYING, &sql).await;
@@ -117,7 +120,12 @@ async fn tried(scene: &Scene<'_>, text: &str) -> Result<(), SystemError> {
 
 /// Settings of the database itself, or of a role to be created: the target must accept them. Unknown settings
 /// are reported elsewhere.
-async fn own(scene: &Scene<'_>, from: &Side, to: &Side, findings: &mut Findings) -> Result<(), SystemError> {
+async fn own(
+    scene: &PreflightContext<'_>,
+    from: &Side,
+    to: &Side,
+    findings: &mut Findings,
+) -> Result<(), SystemError> {
     let is_new = |(role, _): &(DatabaseSetting, String)| {
         role.0.as_ref().is_none_or(|name| !to.roles.iter().any(|there| there.name == *name))
     };
@@ -155,7 +163,7 @@ fn settings_of_roles(roles: &[Role]) -> impl Iterator<Item = (DatabaseSetting, S
 }
 
 /// Settings that decide the meaning of values on the source and do not exist on the target.
-fn unknown(scene: &Scene<'_>, from: &Side, to: &Side, findings: &mut Findings) {
+fn unknown(scene: &PreflightContext<'_>, from: &Side, to: &Side, findings: &mut Findings) {
     let is_gone = |setting: &&ServerSetting| {
         matches!(decision(&setting.name), Some(Decision::Carried(_)))
             && !setting.name.contains('.')
@@ -173,7 +181,7 @@ fn unknown(scene: &Scene<'_>, from: &Side, to: &Side, findings: &mut Findings) {
 }
 
 /// Custom settings of applications that only the target has: a setting cannot be unset for one database.
-fn custom(scene: &Scene<'_>, from: &Side, to: &Side, findings: &mut Findings) {
+fn custom(scene: &PreflightContext<'_>, from: &Side, to: &Side, findings: &mut Findings) {
     let is_new = |setting: &&ServerSetting| {
         matches!(decision(&setting.name), Some(Decision::Carried(_)))
             && setting.name.contains('.')
@@ -198,7 +206,7 @@ fn custom(scene: &Scene<'_>, from: &Side, to: &Side, findings: &mut Findings) {
 
 /// A setting with which the target provides less than the source.
 fn differs(
-    scene: &Scene<'_>,
+    scene: &PreflightContext<'_>,
     (name, rule): (&str, DifferenceRule),
     from: &Side,
     to: &Side,
@@ -238,7 +246,7 @@ fn is_of_database(from: &Side, name: &str) -> bool {
 /// the target has them: a server that is configured to load a missing library does not start, or rejects
 /// every connection.
 async fn missing_libraries(
-    scene: &Scene<'_>,
+    scene: &PreflightContext<'_>,
     name: &str,
     from: &Side,
     to: &Side,
@@ -296,7 +304,11 @@ fn is_lower(target: &str, source: &str) -> bool {
 }
 
 /// Libraries that the database or one of its roles loads: without one of them no session could start.
-async fn libraries(scene: &Scene<'_>, from: &Side, findings: &mut Findings) -> Result<(), SystemError> {
+async fn libraries(
+    scene: &PreflightContext<'_>,
+    from: &Side,
+    findings: &mut Findings,
+) -> Result<(), SystemError> {
     let dbname = &scene.source_end().dbname;
     let of_database = from.database.iter().map(|own| (own.clone(), databases::reset_sql(dbname, own)));
     for ((_, text), reset) in of_database.chain(settings_of_roles(&from.roles)) {
@@ -324,7 +336,7 @@ async fn libraries(scene: &Scene<'_>, from: &Side, findings: &mut Findings) -> R
 }
 
 /// Loads it in a session that ends afterwards; returns the server's error, which a login would get too.
-async fn load(scene: &Scene<'_>, library: &str) -> Result<Option<SystemError>, SystemError> {
+async fn load(scene: &PreflightContext<'_>, library: &str) -> Result<Option<SystemError>, SystemError> {
     let session = scene.target_end().admin_session().await?;
     match session.batch("loading a library", &format!("LOAD {}", quote_literal(library))).await {
         Ok(()) => Ok(None),
@@ -335,7 +347,7 @@ async fn load(scene: &Scene<'_>, library: &str) -> Result<Option<SystemError>, S
 
 /// Workers of old releases act as the platform's role, not as a role with the move's settings: there the
 /// database's settings decide how text is read.
-fn old_workers(scene: &Scene<'_>, from: &Side, findings: &mut Findings) {
+fn old_workers(scene: &PreflightContext<'_>, from: &Side, findings: &mut Findings) {
     let pairs = [(scene.source_end(), &scene.source_facts), (scene.target_end(), &scene.target_facts)];
     for (end, facts) in pairs.into_iter().filter(|(_, facts)| !applier::can_apply(facts.version_num)) {
         for (name, value) in meaning::misread(from) {
@@ -355,7 +367,11 @@ fn old_workers(scene: &Scene<'_>, from: &Side, findings: &mut Findings) {
 
 /// Expressions on amounts of money that are computed when a row is written: their text would have another
 /// form.
-async fn money(scene: &Scene<'_>, from: &Side, findings: &mut Findings) -> Result<(), SystemError> {
+async fn money(
+    scene: &PreflightContext<'_>,
+    from: &Side,
+    findings: &mut Findings,
+) -> Result<(), SystemError> {
     let Some((_, locale)) = meaning::misread(from).into_iter().find(|(name, _)| *name == "lc_monetary")
     else {
         return Ok(());

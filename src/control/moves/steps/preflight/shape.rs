@@ -9,9 +9,12 @@ use crate::system::{SystemError, TableName, quote_ident, quote_literal, roles};
 use crate::control::moves::parts::extensions;
 use crate::control::moves::parts::scope::platform_roles;
 use crate::control::moves::steps::preflight::systems::{can_probe_libc, probe, tried};
-use crate::control::moves::steps::preflight::{Findings, Scene};
+use crate::control::moves::steps::preflight::{Findings, PreflightContext};
 
-pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+pub(in crate::control) async fn check(
+    scene: &PreflightContext<'_>,
+    findings: &mut Findings,
+) -> Result<(), SystemError> {
     let tables = tables::list(scene.source).await?;
     identities(scene, &tables, findings).await?;
     unlogged(scene, &tables, findings);
@@ -27,7 +30,11 @@ pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings
 
 /// Tables with UPDATEs and DELETEs that cannot be replicated: once they are published the server refuses
 /// these to every client.
-async fn identities(scene: &Scene<'_>, tables: &[Table], findings: &mut Findings) -> Result<(), SystemError> {
+async fn identities(
+    scene: &PreflightContext<'_>,
+    tables: &[Table],
+    findings: &mut Findings,
+) -> Result<(), SystemError> {
     let lacking = tables.iter().filter(|table| table.identity == ReplicaIdentity::Missing && !table.unlogged);
     for table in lacking {
         let Some(cure) = identity_cure(scene, &table.name).await? else { continue };
@@ -102,7 +109,10 @@ EXISTS (WITH RECURSIVE part (oid) AS (
 
 /// A usable unique index, else the whole row, else (if that identifies nothing) a new key. `None`: the table
 /// is gone.
-async fn identity_cure(scene: &Scene<'_>, table: &TableName) -> Result<Option<IdentityCure>, SystemError> {
+async fn identity_cure(
+    scene: &PreflightContext<'_>,
+    table: &TableName,
+) -> Result<Option<IdentityCure>, SystemError> {
     const LOOKING: &str = "looking for a replica identity";
     let sql = IDENTITY.replace("{incomparable}", INCOMPARABLE);
     let row = scene.source.optional(LOOKING, &sql, &[&table.schema, &table.name]).await?;
@@ -123,7 +133,7 @@ async fn identity_cure(scene: &Scene<'_>, table: &TableName) -> Result<Option<Id
 const FULL_WITHOUT_GENERATED: u32 = 180_000;
 
 /// The version of the newer server. Both servers publish: one now, one for the way back.
-fn newest(scene: &Scene<'_>) -> u32 {
+fn newest(scene: &PreflightContext<'_>) -> u32 {
     scene.source_facts.version_num.max(scene.target_facts.version_num)
 }
 
@@ -133,7 +143,7 @@ fn own_key(table: &str) -> String {
     )
 }
 
-fn unlogged(scene: &Scene<'_>, tables: &[Table], findings: &mut Findings) {
+fn unlogged(scene: &PreflightContext<'_>, tables: &[Table], findings: &mut Findings) {
     for table in tables.iter().filter(|table| table.unlogged) {
         let severity = if table.heap_bytes > 0 { Blocker } else { Warning };
         findings
@@ -147,7 +157,7 @@ fn unlogged(scene: &Scene<'_>, tables: &[Table], findings: &mut Findings) {
     }
 }
 
-async fn extensions(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+async fn extensions(scene: &PreflightContext<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     const READING: &str = "reading extensions";
     let sql = "SELECT extname::text, extversion FROM pg_extension ORDER BY 1";
     let installed = scene.source.rows(READING, sql, &[]).await?;
@@ -191,7 +201,7 @@ async fn extensions(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), Sy
 }
 
 /// Extensions that their owner could no longer drop or update.
-async fn extension_owners(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+async fn extension_owners(scene: &PreflightContext<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     let platform = platform_roles(&scene.plan.ends);
     let target = scene.target_end();
     for extension in extensions::owned(scene.source, &platform.each()).await? {
@@ -216,7 +226,7 @@ fn version_numbers(version: &str) -> Vec<u32> {
 }
 
 /// Settings of the database that the target does not know.
-async fn settings(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+async fn settings(scene: &PreflightContext<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     const READING: &str = "reading the settings of a database";
     let end = scene.source_end();
     // Not pg_settings, which omits `role`.
@@ -275,7 +285,7 @@ GROUP BY c.oid, n.nspname ORDER BY 1, 2";
 
 /// Collations other than the database's own: built-in ones by name, and the users', which must work on the
 /// target.
-async fn collations(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+async fn collations(scene: &PreflightContext<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     const READING: &str = "reading collations";
     let exists = "SELECT EXISTS (SELECT FROM pg_collation WHERE collname = $1
         AND collnamespace = 'pg_catalog'::regnamespace)";
@@ -338,7 +348,7 @@ struct Look {
 }
 
 impl Look {
-    async fn run(&self, scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+    async fn run(&self, scene: &PreflightContext<'_>, findings: &mut Findings) -> Result<(), SystemError> {
         const LOOKING: &str = "looking at the database";
         let sql = self.sql.replace("{db}", &quote_literal(&scene.source_end().dbname));
         let oldest = scene.source_facts.version_num.min(scene.target_facts.version_num);

@@ -8,14 +8,14 @@ use crate::model::movement::FindingSeverity::{Blocker, Note, Warning};
 use crate::model::{Cure, SystemName};
 use crate::system::applier;
 use crate::system::facts::{Capacity, LocaleProvider, SystemFacts};
-use crate::system::slots::{self, InTheWay};
+use crate::system::slots::{self, BlockingTransaction};
 use crate::system::{Session, SystemError, quote_ident, quote_literal};
 
 use crate::control::moves::endpoint::Endpoint;
 use crate::control::moves::parts::pg_tools::Tools;
 use crate::control::moves::parts::stream::tells_a_password;
 use crate::control::moves::parts::sweep::database_exists;
-use crate::control::moves::steps::preflight::{Findings, Scene, on_system};
+use crate::control::moves::steps::preflight::{Findings, PreflightContext, on_system};
 
 /// First major with TID range scans, by which large tables are copied in parts.
 const MAJOR_MIN: u32 = 14;
@@ -26,7 +26,10 @@ const ROOM: i64 = 8;
 /// A younger transaction will probably have ended when the slot is created.
 const YOUNG: Duration = Duration::from_secs(5);
 
-pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+pub(in crate::control) async fn check(
+    scene: &PreflightContext<'_>,
+    findings: &mut Findings,
+) -> Result<(), SystemError> {
     versions(scene, findings).await;
     let (source, target) = (&scene.source_facts, &scene.target_facts);
     if source.system_identifier == target.system_identifier {
@@ -55,7 +58,7 @@ pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings
     locale(scene, findings).await
 }
 
-fn other_target(scene: &Scene<'_>, which: &str) -> Cure {
+fn other_target(scene: &PreflightContext<'_>, which: &str) -> Cure {
     let database = quote_ident(&scene.source_end().dbname);
     Cure::comment(format!("to {which}: MOVE DATABASE {database} TO SYSTEM ..."))
 }
@@ -93,7 +96,7 @@ fn release(end: &Endpoint, facts: &SystemFacts, findings: &mut Findings) {
         ));
 }
 
-async fn versions(scene: &Scene<'_>, findings: &mut Findings) {
+async fn versions(scene: &PreflightContext<'_>, findings: &mut Findings) {
     let (source, target) = (scene.source_facts.major(), scene.target_facts.major());
     age(&scene.source_end().system.name, source, findings);
     if target < source {
@@ -151,7 +154,7 @@ fn privileges(end: &Endpoint, facts: &SystemFacts, findings: &mut Findings) {
 
 /// The subscription contains the password of a move's role that reads the database. An old server shows it to
 /// every role.
-fn passwords(scene: &Scene<'_>, findings: &mut Findings) {
+fn passwords(scene: &PreflightContext<'_>, findings: &mut Findings) {
     let source = (scene.source_end(), &scene.source_facts);
     let target = (scene.target_end(), &scene.target_facts);
     for ((publisher, _), (subscriber, facts)) in [(source, target), (target, source)] {
@@ -216,7 +219,7 @@ fn replication(end: &Endpoint, facts: &SystemFacts, findings: &mut Findings) {
     }
 }
 
-fn connections(scene: &Scene<'_>, end: &Endpoint, facts: &SystemFacts, findings: &mut Findings) {
+fn connections(scene: &PreflightContext<'_>, end: &Endpoint, facts: &SystemFacts, findings: &mut Findings) {
     let needed =
         i64::try_from(scene.plan.settings.copy_workers).unwrap_or(i64::MAX).saturating_add(OTHER_SESSIONS);
     let free = facts.connections.free();
@@ -257,7 +260,7 @@ fn slot_limits(end: &Endpoint, facts: &SystemFacts, findings: &mut Findings) {
 
 /// Transactions that the creation of the slot would have to wait for.
 async fn transactions(
-    scene: &Scene<'_>,
+    scene: &PreflightContext<'_>,
     end: &Endpoint,
     session: &Session,
     findings: &mut Findings,
@@ -287,7 +290,7 @@ async fn transactions(
     Ok(())
 }
 
-fn prepared(end: &Endpoint, found: &InTheWay, findings: &mut Findings) {
+fn prepared(end: &Endpoint, found: &BlockingTransaction, findings: &mut Findings) {
     let place =
         format!("on system {}, database {}; this, or COMMIT PREPARED:", end.system.name, found.database);
     let cure = Cure::to_decide(place, [format!("ROLLBACK PREPARED {};", quote_literal(&found.state))]);
@@ -299,7 +302,7 @@ fn prepared(end: &Endpoint, found: &InTheWay, findings: &mut Findings) {
 }
 
 /// Whether the database can be created on the target, and how large it is.
-async fn place(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+async fn place(scene: &PreflightContext<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     let end = scene.target_end();
     if !end.system.accepts_databases {
         findings
@@ -326,7 +329,7 @@ async fn place(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemE
 }
 
 /// Whether the target can sort and compare strings as the source does.
-async fn locale(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+async fn locale(scene: &PreflightContext<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     let (database, end) = (&scene.database, scene.target_end());
     let target = scene.target_facts.version_num;
     let probes: Vec<String> = match (database.provider, &database.locale) {
@@ -368,7 +371,7 @@ async fn locale(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), System
 
 /// A locale of the C library belongs to one encoding: if the database's differs from that of the platform's
 /// own database on the target, the trial shows whether it can be created there.
-async fn libc_probes(scene: &Scene<'_>) -> Result<Vec<String>, SystemError> {
+async fn libc_probes(scene: &PreflightContext<'_>) -> Result<Vec<String>, SystemError> {
     let database = &scene.database;
     Ok(match can_probe_libc(scene).await? {
         true => vec![probe("libc", &database.collate), probe("libc", &database.ctype)],
@@ -376,12 +379,12 @@ async fn libc_probes(scene: &Scene<'_>) -> Result<Vec<String>, SystemError> {
     })
 }
 
-pub(in crate::control) async fn can_probe_libc(scene: &Scene<'_>) -> Result<bool, SystemError> {
+pub(in crate::control) async fn can_probe_libc(scene: &PreflightContext<'_>) -> Result<bool, SystemError> {
     let sql = "SELECT current_setting('server_encoding') = $1";
     scene.target.value("reading the encoding", sql, &[&scene.database.encoding]).await
 }
 
-async fn collation_version(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+async fn collation_version(scene: &PreflightContext<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     const READING: &str = "reading the version of a collation";
     let Some(here) = &scene.database.collation_version else { return Ok(()) };
     if scene.target_facts.version_num < 150_000 {

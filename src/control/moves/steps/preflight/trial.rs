@@ -37,7 +37,7 @@ use crate::control::moves::parts::pg_tools::{ToolError, Tools};
 use crate::control::moves::parts::refused::Refused;
 use crate::control::moves::parts::scope::platform_roles;
 use crate::control::moves::steps::preflight::trial_calls;
-use crate::control::moves::steps::preflight::{Findings, Scene, access, on_system};
+use crate::control::moves::steps::preflight::{Findings, PreflightContext, access, on_system};
 
 /// A schema of thousands of tables takes less than a minute.
 const TRIAL_WITHIN: Duration = Duration::from_secs(600);
@@ -71,7 +71,10 @@ enum Failure {
     Barred(StepError),
 }
 
-pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+pub(in crate::control) async fn check(
+    scene: &PreflightContext<'_>,
+    findings: &mut Findings,
+) -> Result<(), SystemError> {
     if findings.has_blocker(&NEEDED) {
         return Ok(());
     }
@@ -128,7 +131,11 @@ impl Drop for Guard {
 }
 
 /// Creates the database; a refusal is a finding.
-async fn made(scene: &Scene<'_>, trial: &Trial, findings: &mut Findings) -> Result<bool, SystemError> {
+async fn made(
+    scene: &PreflightContext<'_>,
+    trial: &Trial,
+    findings: &mut Findings,
+) -> Result<bool, SystemError> {
     let error = match trial.create(scene.target, &scene.database).await {
         Ok(()) => return Ok(true),
         Err(error) if error.server_sqlstate().is_none() => return Err(error),
@@ -154,7 +161,7 @@ async fn made(scene: &Scene<'_>, trial: &Trial, findings: &mut Findings) -> Resu
     Ok(false)
 }
 
-fn barred(scene: &Scene<'_>, error: &StepError, findings: &mut Findings) {
+fn barred(scene: &PreflightContext<'_>, error: &StepError, findings: &mut Findings) {
     let name = &scene.target_end().system.name;
     findings
         .platform(Blocker, "pg_hba_own")
@@ -163,7 +170,7 @@ fn barred(scene: &Scene<'_>, error: &StepError, findings: &mut Findings) {
         .say(format!("{error}: {}", error.detail().unwrap_or_default()));
 }
 
-fn untried(scene: &Scene<'_>, why: &str, findings: &mut Findings) {
+fn untried(scene: &PreflightContext<'_>, why: &str, findings: &mut Findings) {
     let name = &scene.target_end().system.name;
     findings.platform(Warning, "trial").about(name).say(format!(
         "the schema could not be tried on system {name}, so what that refuses shows in the copy: {why}"
@@ -171,7 +178,11 @@ fn untried(scene: &Scene<'_>, why: &str, findings: &mut Findings) {
 }
 
 /// Restores the schema, and reports what was refused.
-async fn attempt(scene: &Scene<'_>, ends: &Endpoints, findings: &mut Findings) -> Result<(), Failure> {
+async fn attempt(
+    scene: &PreflightContext<'_>,
+    ends: &Endpoints,
+    findings: &mut Findings,
+) -> Result<(), Failure> {
     let (dump, prepared) = tokio::join!(write_down(scene), prepare(scene, &ends.target));
     let ((session, applier), dump) = (prepared?, dump?);
     let refused = restore(scene, ends, &session, &applier, &dump).await?;
@@ -182,7 +193,7 @@ async fn attempt(scene: &Scene<'_>, ends: &Endpoints, findings: &mut Findings) -
     Ok(())
 }
 
-async fn write_down(scene: &Scene<'_>) -> Result<SchemaDump, Failure> {
+async fn write_down(scene: &PreflightContext<'_>) -> Result<SchemaDump, Failure> {
     let known = Known {
         of_superusers: ownership::of_superusers(scene.source).await?,
         of_moves: ownership::of_moves(scene.source).await?,
@@ -193,7 +204,7 @@ async fn write_down(scene: &Scene<'_>) -> Result<SchemaDump, Failure> {
 }
 
 /// Returns the platform's session in the trial's database, and the role that restores.
-async fn prepare(scene: &Scene<'_>, end: &Endpoint) -> Result<(Session, OwnLogin), Failure> {
+async fn prepare(scene: &PreflightContext<'_>, end: &Endpoint) -> Result<(Session, OwnLogin), Failure> {
     let name = quote_ident(&end.dbname);
     databases::limit_connections(scene.target, &end.dbname, Some(CONNECTIONS)).await?;
     let english = format!("ALTER DATABASE {name} SET lc_messages = 'C'");
@@ -210,7 +221,7 @@ async fn prepare(scene: &Scene<'_>, end: &Endpoint) -> Result<(Session, OwnLogin
 
 /// Restores like [`Restore`](crate::control::moves::parts::restore::Restore), but goes on after refusals.
 async fn restore(
-    scene: &Scene<'_>,
+    scene: &PreflightContext<'_>,
     ends: &Endpoints,
     session: &Session,
     applier: &OwnLogin,
@@ -246,7 +257,7 @@ fn other_oids(types: &TypeOidComparison, findings: &mut Findings) {
 
 /// One finding for each entry that was refused for its own reason.
 async fn report(
-    scene: &Scene<'_>,
+    scene: &PreflightContext<'_>,
     dump: &SchemaDump,
     refused: Vec<Refused>,
     findings: &mut Findings,
@@ -291,7 +302,7 @@ fn follows(refused: &Refused, failed: &HashSet<u32>, needs: &HashMap<u32, Vec<u3
 }
 
 /// Errors of the target about roles that the move will create.
-async fn roles_to_come(scene: &Scene<'_>) -> Result<Vec<String>, SystemError> {
+async fn roles_to_come(scene: &PreflightContext<'_>) -> Result<Vec<String>, SystemError> {
     let ends = &scene.plan.ends;
     let except = platform_roles(ends);
     let needed =
@@ -327,7 +338,12 @@ async fn identities(
     Ok(names)
 }
 
-fn say(scene: &Scene<'_>, refused: &Refused, identity: Option<&Identity>, findings: &mut Findings) {
+fn say(
+    scene: &PreflightContext<'_>,
+    refused: &Refused,
+    identity: Option<&Identity>,
+    findings: &mut Findings,
+) {
     let what = match identity {
         Some(Identity { kind, name }) => format!("{kind} {name}"),
         None => refused.entry.what.clone(),
@@ -346,7 +362,12 @@ fn say(scene: &Scene<'_>, refused: &Refused, identity: Option<&Identity>, findin
 }
 
 /// A change that makes the target accept it, and the party that makes it.
-fn cure(scene: &Scene<'_>, refused: &Refused, identity: Option<&Identity>, what: &str) -> (Blame, Cure) {
+fn cure(
+    scene: &PreflightContext<'_>,
+    refused: &Refused,
+    identity: Option<&Identity>,
+    what: &str,
+) -> (Blame, Cure) {
     let target = scene.target_end();
     let between = |before: &str, after: &str| {
         let rest = refused.message.strip_prefix(before)?;
@@ -376,7 +397,7 @@ fn cure(scene: &Scene<'_>, refused: &Refused, identity: Option<&Identity>, what:
 }
 
 /// A comment, not a statement: only the owner knows what the object is for.
-fn by_hand(scene: &Scene<'_>, refused: &Refused, what: &str) -> Cure {
+fn by_hand(scene: &PreflightContext<'_>, refused: &Refused, what: &str) -> Cure {
     let cure = Cure::comment(format!(
         "on system {}, database {}: change {what}, or drop it, so that PostgreSQL {} takes:",
         scene.source_end().system.name,

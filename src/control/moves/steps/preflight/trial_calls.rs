@@ -20,7 +20,7 @@ use crate::system::{Session, SystemError, quote_ident};
 
 use crate::control::moves::endpoint::Endpoint;
 use crate::control::moves::parts::own_login::OwnLogin;
-use crate::control::moves::steps::preflight::{Findings, Scene};
+use crate::control::moves::steps::preflight::{Findings, PreflightContext};
 
 /// Limit of one call; a longer call has found its names.
 const CALL_WITHIN: Duration = Duration::from_secs(2);
@@ -89,7 +89,7 @@ const CALLING: &str = "calling a function that rows call";
 
 /// Calls them in the trial's database; `session` is the platform's.
 pub(in crate::control) async fn check(
-    scene: &Scene<'_>,
+    scene: &PreflightContext<'_>,
     end: &Endpoint,
     (session, applier): (&Session, &OwnLogin),
     findings: &mut Findings,
@@ -150,7 +150,7 @@ async fn refusal(
 /// The search path of applications, and the same followed by all schemas of the database: roles have paths of
 /// their own.
 async fn paths_of_applications(
-    scene: &Scene<'_>,
+    scene: &PreflightContext<'_>,
     session: &Session,
 ) -> Result<[Vec<String>; 2], SystemError> {
     let application = scene.source_end().application_session().await?;
@@ -180,7 +180,7 @@ async fn path_that_helps<'p>(
 }
 
 fn say(
-    scene: &Scene<'_>,
+    scene: &PreflightContext<'_>,
     function: &Function,
     (sqlstate, message): &(String, String),
     path: &[String],

@@ -4,7 +4,7 @@
 use crate::model::movement::FindingSeverity::Warning;
 use crate::system::{Session, SystemError};
 
-use crate::control::moves::steps::preflight::{Findings, Scene};
+use crate::control::moves::steps::preflight::{Findings, PreflightContext};
 
 const READING: &str = "looking for values that belong to one server";
 
@@ -39,7 +39,10 @@ SELECT string_agg(name, ', ' ORDER BY name) FROM (
        AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
 ) found";
 
-pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+pub(in crate::control) async fn check(
+    scene: &PreflightContext<'_>,
+    findings: &mut Findings,
+) -> Result<(), SystemError> {
     for row in &scene.source.rows(READING, COLUMNS, &[]).await? {
         let what: String = scene.source.column(READING, row, 0)?;
         let columns: String = scene.source.column(READING, row, 1)?;
@@ -60,7 +63,7 @@ pub(in crate::control) async fn check(scene: &Scene<'_>, findings: &mut Findings
 }
 
 /// The effect of such a value on the target.
-async fn consequence(scene: &Scene<'_>, what: &str) -> Result<String, SystemError> {
+async fn consequence(scene: &PreflightContext<'_>, what: &str) -> Result<String, SystemError> {
     Ok(match what {
         "pg_lsn" => format!(
             "positions of the log of the source (now {}) are compared with those of the target (now {})",
