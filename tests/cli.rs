@@ -6,6 +6,9 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use freehold::catalog::embedded::EmbeddedStore;
+use freehold::catalog::keys;
+use freehold::catalog::store::{Range, Store as _, Txn, Write};
 use freehold::lab::{Major, Postgres, roots};
 
 fn freehold() -> Command {
@@ -258,4 +261,44 @@ fn a_blocked_plan_exits_with_three() {
     for side in ["product team has to act: ", "platform team has to act: ", "CONTEXT: Responsible: the "] {
         assert!(text(&moved.stderr).contains(side), "{}", text(&moved.stderr));
     }
+}
+
+/// The audit trail is changed in the store while no Freehold runs.
+#[tokio::test]
+async fn audit_verify_finds_an_entry_that_was_changed_in_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path());
+    let serving = Serving::start(&config);
+    for team in ["payments", "orders"] {
+        let sql = format!("CREATE TEAM {team} CONTACT '#{team}'");
+        assert!(serving.run(&["sql", &sql]).status.success());
+    }
+    let verified = serving.run(&["-o", "json", "audit", "verify"]);
+    assert!(verified.status.success(), "{}", text(&verified.stderr));
+    let rows: serde_json::Value = serde_json::from_slice(&verified.stdout).unwrap();
+    assert_eq!((&rows[0]["entries"], &rows[0]["links"]), (&2.into(), &3.into()), "{rows}");
+    let head = rows[0]["head"].as_str().unwrap().to_owned();
+    drop(serving);
+
+    let store = EmbeddedStore::open(dir.path().join("freehold.redb")).unwrap();
+    let newest = store.range(Range::of(keys::AUDIT).newest_first().limit(1)).await.unwrap().entries.remove(0);
+    let changed = String::from_utf8(newest.value.to_vec()).unwrap().replace("orders", "others");
+    let write = Write::Put { key: newest.key.clone(), value: changed.into(), lease: None };
+    store.commit(Txn { writes: vec![write], ..Txn::default() }).await.unwrap();
+    drop(store);
+
+    let serving = Serving::start(&config);
+    let found = serving.run(&["audit", "verify", "--head", &head]);
+    let told = text(&found.stderr);
+    assert_eq!(found.status.code(), Some(1), "{told}");
+    let expected = format!(
+        "ERROR: XX001: the audit trail is not as Freehold has written it: 1 difference\nDETAIL: the entry {} was changed",
+        newest.key
+    );
+    assert!(told.starts_with(&expected), "{told}");
+    let other = format!("2:{}", "0".repeat(64));
+    let told = text(&serving.run(&["audit", "verify", "--head", &other]).stderr);
+    assert!(told.contains("link 2 is missing or is not the kept one"), "{told}");
+    let told = text(&serving.run(&["audit", "verify", "--head", "2:abc"]).stderr);
+    assert!(told.contains("is no head of an audit trail: a head is the number"), "{told}");
 }

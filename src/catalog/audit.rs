@@ -1,5 +1,6 @@
 //! The records of the audit trail.
 
+use super::chain::{self, Head, Verification};
 use super::keys;
 use super::store::{Durability, Range, StoreError};
 use super::trail::Trail;
@@ -38,5 +39,10 @@ impl AuditRecords<'_> {
             self.catalog.put(trail.key().to_owned(), &entry, Durability::Synced).await?;
         }
         Ok(entry)
+    }
+
+    /// Compares the whole trail with its chain, and the chain with a head that was kept.
+    pub async fn verify(self, kept: Option<Head>) -> Result<Verification, StoreError> {
+        chain::verify(self.catalog.store(), kept).await
     }
 }

@@ -14,6 +14,7 @@
 //! proxy/<proxy>/self               ProxyRecord         under the lease of the proxy
 //! ack/<database id>/<proxy>        Ack                 under the lease of the proxy, not durable
 //! audit/<time, 15 digits>-<ulid>   AuditEntry
+//! audit_link/<number, 15 digits>    the digests of the audit entries of one commit: see `chain`
 //! counter/<name>                   u64
 //! store/id                         StoreId: part of the names of what this store's moves make on systems
 //! store/login_nonce                32 bytes, secret: what made-up salts are computed from
@@ -55,6 +56,7 @@ pub const TABLES: &str = "tables/";
 pub const PROXIES: &str = "proxy/";
 pub const ACKS: &str = "ack/";
 pub const AUDIT: &str = "audit/";
+pub const AUDIT_LINKS: &str = "audit_link/";
 pub const STORE_ID: &str = "store/id";
 pub const LOGIN_NONCE: &str = "store/login_nonce";
 
@@ -145,6 +147,15 @@ pub fn audit(at: UnixMillis, id: ulid::Ulid) -> String {
 /// Sorts after every entry of earlier times, and before every entry of this time.
 pub fn audit_since(at: UnixMillis) -> String {
     format!("{AUDIT}{:015}", at.0)
+}
+
+pub fn audit_link(sequence: u64) -> String {
+    format!("{AUDIT_LINKS}{sequence:015}")
+}
+
+/// The number of `audit_link/<number>`.
+pub fn sequence_of_link(key: &str) -> Option<u64> {
+    key.strip_prefix(AUDIT_LINKS)?.parse().ok()
 }
 
 /// The move of `progress/<move id>`.

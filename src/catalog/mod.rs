@@ -9,6 +9,7 @@
 //! noun has a view of its records: `catalog.routes().list().get(&id)`, `catalog.moves().list().list()`.
 
 pub mod audit;
+pub mod chain;
 pub mod changes;
 pub mod copied;
 pub mod databases;
@@ -26,6 +27,8 @@ pub mod teams;
 pub mod trail;
 pub mod typed;
 
+#[cfg(test)]
+mod chain_tests;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]

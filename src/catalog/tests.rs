@@ -452,6 +452,7 @@ async fn a_database_its_route_its_logins_and_the_audit_entry_change_in_one_commi
     let entry = |command: &str| AuditEntry {
         at: UnixMillis(1),
         who: "alice".to_owned(),
+        address: None,
         command: command.to_owned(),
         reason: None,
         outcome: "ok".to_owned(),
@@ -463,7 +464,8 @@ async fn a_database_its_route_its_logins_and_the_audit_entry_change_in_one_commi
         Ok::<(), StoreError>(())
     };
     catalog.with_trail(&altered).databases().change(&id, fewer).await.unwrap();
-    assert_eq!(keys_of_the_next_commit(&mut watch).await, ["audit", "database", "route"]);
+    assert_eq!(keys_of_the_next_commit(&mut watch).await, ["audit_link"], "the first of the chain");
+    assert_eq!(keys_of_the_next_commit(&mut watch).await, ["audit", "audit_link", "database", "route"]);
     let route = catalog.routes().get(&id).await.unwrap().unwrap().value;
     assert_eq!((route.terms.client_connections_max, route.order), (2, 2));
     catalog.audit().end(&altered, "ok".to_owned()).await.unwrap();
@@ -471,7 +473,7 @@ async fn a_database_its_route_its_logins_and_the_audit_entry_change_in_one_commi
     catalog.audit().end(&altered, "57014: canceled".to_owned()).await.unwrap();
     let told = catalog.audit().since(UnixMillis(0)).await.unwrap();
     assert_eq!((told.len(), told[0].outcome.as_str()), (1, "57014: canceled"), "the outcome in the end");
-    assert_eq!(keys_of_the_next_commit(&mut watch).await, ["audit"]);
+    assert_eq!(keys_of_the_next_commit(&mut watch).await, ["audit", "audit_link"]);
 
     let purpose = |database: &mut DatabaseRecord| {
         database.purpose = "another".to_owned();
@@ -529,6 +531,7 @@ async fn the_audit_trail_is_read_from_either_end() {
         let entry = AuditEntry {
             at: UnixMillis(at),
             who: "alice".to_owned(),
+            address: None,
             command: "ALTER".to_owned(),
             reason: None,
             outcome: String::new(),

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::chain;
 use super::store::{
     Compare, Durability, Entry, LeaseId, Range, Revision, Snapshot, Store, StoreError, Txn, TxnOutcome, Write,
 };
@@ -198,7 +199,8 @@ impl Catalog {
     }
 }
 
-/// A transaction under construction: all or nothing.
+/// A transaction under construction: all or nothing. If it writes audit entries, their link of the
+/// [chain](super::chain) is written with them.
 #[derive(Debug)]
 #[must_use = "nothing is written before commit"]
 pub struct Batch {
@@ -262,7 +264,11 @@ impl Batch {
         if let Some(error) = self.broken {
             return Err(error);
         }
-        let swap = self.store.commit(self.txn).await.map(Swap::from)?;
+        let outcome = match chain::is_audited(&self.txn) {
+            true => chain::commit(&self.store, self.txn).await?,
+            false => self.store.commit(self.txn).await?,
+        };
+        let swap = Swap::from(outcome);
         if let (Swap::Committed(_), Some(trail)) = (swap, trail) {
             trail.note_written();
         }

@@ -4,8 +4,8 @@
 //! thin client of the admin port: a verb becomes one admin command, so whatever the command line can do, psql
 //! can do.
 //!
-//! Exit codes: 0 it worked; 1 it did not; 3 a move is blocked, or another operation is in the way; 4 a wait
-//! ended before what was waited for.
+//! Exit codes: 0 it worked; 1 it did not, or `audit verify` found a difference; 3 a move is blocked, or
+//! another operation is in the way; 4 a wait ended before what was waited for.
 
 mod admin;
 mod check;

@@ -49,6 +49,19 @@ pub(super) enum Verb {
         /// The number of the move.
         id: u64,
     },
+    /// What administrators did.
+    #[command(subcommand)]
+    Audit(Audit),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Audit {
+    /// Compare every entry with the chain of digests that is written with the entries.
+    Verify {
+        /// A head that an earlier verification showed: the chain must pass through it.
+        #[arg(long, value_name = "NUMBER:DIGEST")]
+        head: Option<String>,
+    },
 }
 
 /// What every database needs.
@@ -241,6 +254,10 @@ fn sql(verb: Verb) -> String {
             format!("UNDO MOVE {}{}{}", undo.of.id, accepting(undo.accept_differences), wait(undo.of.wait))
         }
         Verb::AdoptMove { id } => format!("ADOPT MOVE {id}"),
+        Verb::Audit(Audit::Verify { head }) => {
+            let head = head.map_or_else(String::new, |head| format!(" HEAD {}", literal(&head)));
+            format!("VERIFY AUDIT{head}")
+        }
         Verb::Cancel(of) => format!("CANCEL MOVE {}{}", of.id, wait(of.wait)),
         Verb::Finish(finish) => {
             let drop = if finish.drop_source { " DROP SOURCE" } else { "" };
@@ -317,6 +334,8 @@ mod tests {
             "x undo 3 --wait",
             "x cancel 3",
             "x finish 3 --drop-source --wait",
+            "x audit verify",
+            "x audit verify --head 1:4bf5122f344554c53bde2ebb8cd2b7e3d1600ad631c385a5d7cce23c7785459a",
         ];
         for line in lines {
             let verb = Line::parse_from(line.split(' ')).verb;

@@ -151,6 +151,7 @@ impl Reconcile {
         let entry = AuditEntry {
             at: (self.clock)(),
             who: WHO.to_owned(),
+            address: None,
             command: format!("reconcile database {}", database.name),
             reason: Some("the records of the database were not written together".to_owned()),
             outcome: format!("ok: {what}"),

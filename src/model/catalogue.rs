@@ -1,5 +1,7 @@
 //! The catalogue's records of teams, systems and databases.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -202,6 +204,9 @@ pub struct HistoryEntry {
 pub struct AuditEntry {
     pub at: UnixMillis,
     pub who: String,
+    /// From where the command came. `None`: from Freehold itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
     /// The command, with secrets replaced.
     pub command: String,
     /// The REASON the caller gave.

@@ -156,6 +156,7 @@ fn show_of(title: &str) -> Option<Case> {
         "SHOW CONFIG" => looks("SHOW CONFIG"),
         "SHOW HBA" => looks("SHOW HBA"),
         "SHOW AUDIT" => looks("SHOW AUDIT"),
+        "VERIFY AUDIT" => looks("VERIFY AUDIT"),
         "SHOW VERSION" => looks("SHOW VERSION"),
         "SHOW HELP" => looks("SHOW HELP"),
         _ => return None,

@@ -185,6 +185,7 @@ async fn execute(executor: &Executor, statement: &str) -> Result<(), Refusal> {
     let (notices, _told) = mpsc::channel(1);
     let caller = Caller {
         who: "alice".to_owned(),
+        address: None,
         rights: Rights::Change,
         notices,
         cancel: CancellationToken::new(),

@@ -15,7 +15,7 @@
 //! * SHOW DATABASES and SHOW LISTS put figures of this process beside records of the catalogue.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -115,6 +115,8 @@ impl ExecutorParts {
 #[derive(Debug, Clone)]
 pub struct Caller {
     pub who: String,
+    /// From where the administrator is connected.
+    pub address: Option<IpAddr>,
     pub rights: Rights,
     /// Notices and progress. Dropped if the channel is full or closed.
     pub notices: mpsc::Sender<Refusal>,
@@ -164,8 +166,14 @@ impl Cluster {
     }
 
     /// The audit entry of a command that succeeds.
-    pub(in crate::admin) fn new_trail(&self, who: String, command: String, reason: Option<String>) -> Trail {
-        let entry = AuditEntry { at: self.now(), who, command, reason, outcome: OK.to_owned() };
+    pub(in crate::admin) fn new_trail(
+        &self,
+        caller: &Caller,
+        command: String,
+        reason: Option<String>,
+    ) -> Trail {
+        let (who, address) = (caller.who.clone(), caller.address);
+        let entry = AuditEntry { at: self.now(), who, address, command, reason, outcome: OK.to_owned() };
         let id = self.audit_ids.lock().unwrap_or_else(PoisonError::into_inner).generate().ok();
         Trail::new(id.unwrap_or_else(ulid::Ulid::generate), entry)
     }

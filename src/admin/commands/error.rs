@@ -6,6 +6,7 @@ use super::team_error::TeamError;
 use super::transfer_error::TransferError;
 use super::transition_error::TransitionError;
 use crate::admin::blockers::Blockers;
+use crate::catalog::chain::Flaw;
 use crate::catalog::store::StoreError;
 use crate::control::StepError;
 use crate::control::lifecycle::LifecycleError;
@@ -18,6 +19,9 @@ use crate::system::SystemError;
 
 /// The shortest purpose that is accepted, in characters.
 pub(in crate::admin) const PURPOSE_CHARS_MIN: usize = 20;
+
+/// How many differences of an audit trail one error lists.
+const FLAWS_SHOWN_MAX: usize = 20;
 
 #[derive(Debug, thiserror::Error)]
 pub(in crate::admin) enum AdminError {
@@ -105,6 +109,8 @@ pub(in crate::admin) enum AdminError {
     NotClosed { database: String, within: Duration, blockers: Blockers },
     #[error("the configuration was not applied")]
     Reload { problems: String },
+    #[error("the audit trail is not as Freehold has written it: {} {}", flaws.len(), if flaws.len() == 1 { "difference" } else { "differences" })]
+    AuditChanged { flaws: Vec<Flaw> },
     #[error("permission denied: \"{name}\" may only look")]
     MayOnlyLook { name: String },
     #[error("the process is shutting down")]
@@ -185,6 +191,7 @@ impl Explain for AdminError {
             AdminError::Reload { .. } => SqlState::INVALID_PARAMETER_VALUE,
             AdminError::ShuttingDown => SqlState::ADMIN_SHUTDOWN,
             AdminError::TransactionAborted => SqlState::parse("25P02"),
+            AdminError::AuditChanged { .. } => SqlState::DATA_CORRUPTED,
             AdminError::NotDispatched { .. } => SqlState::INTERNAL_ERROR,
         }
     }
@@ -201,6 +208,7 @@ impl Explain for AdminError {
                 failure.blame.unwrap_or(Blame::Platform)
             }
             AdminError::OperationFailed { failure } => failure.blame.unwrap_or(Blame::Platform),
+            AdminError::AuditChanged { .. } => Blame::Store,
             AdminError::NoSystem
             | AdminError::Reload { .. }
             | AdminError::ShuttingDown
@@ -272,6 +280,7 @@ impl Explain for AdminError {
             AdminError::PublicAuthority { .. } => Some(
                 "The authorities of the operating system vouch for the owner of every host, and the host is chosen here.".to_owned(),
             ),
+            AdminError::AuditChanged { flaws } => Some(listed(flaws)),
             AdminError::Reload { problems } => Some(problems.clone()),
             AdminError::NotDrained { blockers, taken_back, .. } => Some(format!(
                 "{} {}",
@@ -358,10 +367,23 @@ impl Explain for AdminError {
             AdminError::PauseCanceled { command } => {
                 Some(format!("New transactions are held on; {command} lets them go."))
             }
+            AdminError::AuditChanged { .. } => Some(
+                "Compare with a backup of the store. VERIFY AUDIT HEAD with the heads that you kept says since when."
+                    .to_owned(),
+            ),
             AdminError::TransactionAborted => Some("ROLLBACK;".to_owned()),
             _ => None,
         }
     }
+}
+
+/// The first differences, a line each.
+fn listed(flaws: &[Flaw]) -> String {
+    let mut lines: Vec<String> = flaws.iter().take(FLAWS_SHOWN_MAX).map(Flaw::to_string).collect();
+    if flaws.len() > FLAWS_SHOWN_MAX {
+        lines.push(format!("and {} more", flaws.len() - FLAWS_SHOWN_MAX));
+    }
+    lines.join("\n")
 }
 
 /// The command that says why a database is not served, or serves it again.

@@ -25,7 +25,7 @@ use futures_util::future::BoxFuture;
 
 use super::context::{Caller, Cluster, ExecutorParts, Local, OK};
 use super::{
-    adopt, create, databases, drop, enable, kill, moves, pause, process, reconnect, systems, teams,
+    adopt, audit, create, databases, drop, enable, kill, moves, pause, process, reconnect, systems, teams,
     transfers, transitions,
 };
 use crate::admin::answer::{Answer, row};
@@ -113,7 +113,7 @@ impl Executor {
 
     fn trail(&self, parsed: &Parsed, caller: &Caller) -> Trail {
         let reason = parsed.statement.reason().map(str::to_owned);
-        self.cluster.new_trail(caller.who.clone(), parsed.text.clone(), reason)
+        self.cluster.new_trail(caller, parsed.text.clone(), reason)
     }
 
     /// A command that was executed but could not be audited stays executed: the log says so. Most commands
@@ -173,6 +173,7 @@ fn run_on_cluster<'a>(
         Statement::FinishMove { id, source, differences, wait } => {
             Box::pin(moves::finish_move(cluster, caller, *id, (*source, *differences), *wait))
         }
+        Statement::VerifyAudit(head) => Box::pin(audit::verify(cluster, *head)),
         Statement::Show(show) => return show.on_cluster(cluster).map(|rows| shown(show, rows)),
         Statement::Quarantine(_)
         | Statement::Pause(_)
@@ -231,7 +232,8 @@ fn run_on_process<'a>(
         | Statement::UndoMove { .. }
         | Statement::AdoptMove(_)
         | Statement::CancelMove { .. }
-        | Statement::FinishMove { .. } => return None,
+        | Statement::FinishMove { .. }
+        | Statement::VerifyAudit(_) => return None,
     };
     Some(work)
 }
@@ -311,6 +313,7 @@ mod tests {
         let Executor { cluster, local } = executor(&directory);
         let caller = Caller {
             who: "alice".to_owned(),
+            address: None,
             rights: Rights::Change,
             notices: mpsc::channel(1).0,
             cancel: CancellationToken::new(),

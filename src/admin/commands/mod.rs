@@ -3,6 +3,7 @@
 
 mod adopt;
 pub(in crate::admin) mod answer;
+mod audit;
 pub(in crate::admin) mod blockers;
 pub(in crate::admin) mod context;
 mod create;

@@ -30,7 +30,7 @@ pub(in crate::admin) fn begin<'a>(
 
 /// The audit entry of the running command. The operation writes it in its last commit.
 pub(in crate::admin) fn trail_of(cluster: &Cluster, caller: &Caller) -> Trail {
-    let unnamed = || cluster.new_trail(caller.who.clone(), String::new(), None);
+    let unnamed = || cluster.new_trail(caller, String::new(), None);
     caller.trail.clone().unwrap_or_else(unnamed)
 }
 

@@ -65,7 +65,8 @@ pub(in crate::admin) async fn serve(
     };
     let connection = connections.register(permit);
     complete_startup(&mut client, &name, &application_name, &connection).await?;
-    let queries = Queries::new(name, rights, connection, connections.executor.clone());
+    let by = (name, Some(address.ip()));
+    let queries = Queries::new(by, rights, connection, connections.executor.clone());
     let mut connection = Connection {
         reader: MessageReader { reading, unread: early },
         client,

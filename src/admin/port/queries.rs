@@ -19,6 +19,7 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -62,6 +63,7 @@ const NOTICES_MAX: usize = 64;
 /// The requests of one administrator.
 pub(in crate::admin) struct Queries {
     pub(in crate::admin) name: String,
+    pub(in crate::admin) address: Option<IpAddr>,
     pub(in crate::admin) rights: Rights,
     pub(in crate::admin) connection: AdminConnection,
     pub(in crate::admin) executor: Executor,
@@ -103,7 +105,7 @@ impl Count {
 
 impl Queries {
     pub(in crate::admin) fn new(
-        name: String,
+        (name, address): (String, Option<IpAddr>),
         rights: Rights,
         connection: AdminConnection,
         executor: Executor,
@@ -111,6 +113,7 @@ impl Queries {
         let gone = CancellationToken::new();
         Queries {
             name,
+            address,
             rights,
             connection,
             executor,
@@ -155,6 +158,7 @@ impl Queries {
         let (notices, mut incoming) = mpsc::channel(NOTICES_MAX);
         let caller = Caller {
             who: self.name.clone(),
+            address: self.address,
             rights: self.rights,
             notices,
             cancel: self.connection.next_wait(),

@@ -44,6 +44,7 @@ pub(in crate::admin) fn command(statement: &Statement) -> Command {
         Statement::Kill(_) => commands::KILL,
         Statement::KillClient(_) => commands::KILL_CLIENT,
         Statement::Shutdown(_) => commands::SHUTDOWN,
+        Statement::VerifyAudit(_) => commands::VERIFY_AUDIT,
         Statement::Show(show) => show.command(),
         Statement::DriverQuery(query) => of_driver(query),
     }

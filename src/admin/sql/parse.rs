@@ -58,7 +58,7 @@ fn with_syntax(error: SyntaxError, words: &[String]) -> SyntaxError {
     }
 }
 
-const VERBS: [&str; 27] = [
+const VERBS: [&str; 28] = [
     "SHOW",
     "CREATE",
     "ALTER",
@@ -86,6 +86,7 @@ const VERBS: [&str; 27] = [
     "SUSPEND",
     "RELOAD",
     "SHUTDOWN",
+    "VERIFY",
 ];
 
 fn statement(parser: &mut Parser) -> Result<Statement, SyntaxError> {
@@ -107,6 +108,7 @@ fn statement(parser: &mut Parser) -> Result<Statement, SyntaxError> {
         "CANCEL" => cancel(parser)?,
         "FINISH" => finish(parser)?,
         "RELOAD" => Statement::Reload,
+        "VERIFY" => verify(parser)?,
         verb => parse_verbs::process_verb(parser, verb)?,
     };
     parser.end_of_statement()?;
@@ -119,6 +121,16 @@ fn with_help(error: SyntaxError) -> SyntaxError {
         Some(_) => error,
         None => error.with_hint("SHOW HELP lists the commands."),
     }
+}
+
+/// `AUDIT [HEAD 'number:digest']`
+fn verify(parser: &mut Parser) -> Result<Statement, SyntaxError> {
+    parser.expect("AUDIT")?;
+    let head = match parser.accept("HEAD") {
+        true => Some(values::audit_head(parser)?),
+        false => None,
+    };
+    Ok(Statement::VerifyAudit(head))
 }
 
 fn create(parser: &mut Parser) -> Result<Statement, SyntaxError> {

@@ -55,6 +55,7 @@ pub(in crate::admin) const EXAMPLES: &[&str] = &[
     "KILL_CLIENT 12",
     "RELOAD",
     "SHUTDOWN WAIT_FOR_CLIENTS",
+    "VERIFY AUDIT",
     "SHOW DATABASES",
     "SHOW DATABASE shop",
     "SHOW SYSTEMS",

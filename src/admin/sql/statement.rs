@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 pub use crate::admin::commands::Show;
+use crate::catalog::chain::Head;
 use crate::model::{
     ContractChange, DatabaseName, Date, MoveId, RoleName, ServerAuth, SslMode, SystemName, TeamName, Tier,
 };
@@ -61,6 +62,8 @@ pub enum Statement {
     KillClient(u64),
     Reload,
     Shutdown(ShutdownMode),
+    /// With the head that the chain must pass through.
+    VerifyAudit(Option<Head>),
     Show(Show),
     DriverQuery(DriverQuery),
 }

@@ -332,6 +332,10 @@ commands! {
     SHOW_AUDIT: Cluster Look "SHOW", "SHOW AUDIT" => Audit catalog::show_audit(), ["at", "who", "command", "reason", "outcome"],
         "Who changed what, newest first. A change and its entry are one commit. Entries of freehold tell what a start has mended: \
          records that an older version had not written together, and routes that had not followed ALTER SYSTEM yet.";
+    VERIFY_AUDIT: Cluster Check "VERIFY AUDIT", "VERIFY AUDIT [HEAD 'number:digest']", ["entries" Int8, "links" Int8, "head"],
+        "Compares every entry of SHOW AUDIT with the chain of digests that is written with the entries. An entry that was changed, removed, \
+         added or moved in time without Freehold is an error (XX001) that names it. Keep the head outside of the store: with HEAD, a chain that \
+         does not pass through it, because its end was cut off or all of it was computed anew, is an error, too.";
     SHOW_VERSION: Process Look "SHOW", "SHOW VERSION" => Version process::show_version(), ["version"], "The version that runs.";
     SHOW_HELP: Process Look "SHOW", "SHOW HELP" => Help process::show_help(), ["command", "description"], "This table.";
     RELOAD: Process Change "RELOAD", "RELOAD", ["setting", "applied"],

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::admin::parser::Parser;
 use crate::admin::{ErrorKind, SyntaxError};
+use crate::catalog::chain::Head;
 use crate::model::quotas::{LOGINS_PER_SECOND_MAX, MESSAGE_SIZES};
 use crate::model::{
     ByteSize, DatabaseName, Date, MoveId, Pooling, RoleName, ServerAuth, SslMode, SystemName, TeamName, Tier,
@@ -170,6 +171,17 @@ pub(in crate::admin) fn reason(parser: &mut Parser) -> Result<Option<String>, Sy
         Ok(())
     })?;
     Ok(reason)
+}
+
+/// `'12:9f86…'`
+pub(in crate::admin) fn audit_head(parser: &mut Parser) -> Result<Head, SyntaxError> {
+    let span = parser.span();
+    let text = parser.text("the head of an audit trail")?;
+    text.parse().map_err(|error| {
+        SyntaxError::new(span, format!("'{text}' is no head of an audit trail: {error}"))
+            .with_hint("Write it as VERIFY AUDIT has shown it.")
+            .of_kind(ErrorKind::Value)
+    })
 }
 
 /// `'2027-03-01'`

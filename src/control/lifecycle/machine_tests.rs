@@ -26,6 +26,7 @@ fn record() -> CreateRecord {
         audit: AuditEntry {
             at: UnixMillis(0),
             who: "alice".to_owned(),
+            address: None,
             command: "CREATE DATABASE shop".to_owned(),
             reason: None,
             outcome: "ok".to_owned(),

@@ -150,6 +150,7 @@ impl Sunsets {
         let entry = AuditEntry {
             at: (self.clock)(),
             who: WHO.to_owned(),
+            address: None,
             command: format!("QUARANTINE DATABASE {}", identifier(database.name.as_str())),
             reason: Some(reason.to_owned()),
             outcome: "ok".to_owned(),

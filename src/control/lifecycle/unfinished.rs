@@ -51,7 +51,7 @@ async fn record_one<C: DatabaseChange>(
     };
     let at = clock();
     let command = format!("{verb} DATABASE {name}");
-    let audit = AuditEntry { at, who, command, reason, outcome: "ok".to_owned() };
+    let audit = AuditEntry { at, who, address: None, command, reason, outcome: "ok".to_owned() };
     let begin = Begin {
         id,
         name,

@@ -90,6 +90,7 @@ pub(in crate::control) fn audited(
     Some(AuditEntry {
         at,
         who: format!("the mover, move {id}"),
+        address: None,
         command: format!("MOVE DATABASE {name} TO SYSTEM {}", target.system),
         reason: after.reason.clone(),
         outcome,
