@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "lifecycle/contract.rs"]
+mod contract;
 #[path = "lifecycle/here.rs"]
 mod here;
 #[path = "lifecycle/sunset.rs"]

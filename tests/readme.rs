@@ -1,4 +1,4 @@
-//! The README's "A first move by hand" and `docs/lifecycle.md`, run word for word; only ports and places are
+//! The README's "A first move by hand", `docs/lifecycle.md` and `docs/contract.md`, run word for word; only ports and places are
 //! other ones.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
@@ -35,8 +35,9 @@ fn the_life_of_a_database_can_be_followed_word_for_word() {
     let first = blocks(section(&readme, "A first move by hand"));
     let (begin, end) = (first[..3].concat(), first[first.len() - 1]);
     assert!(begin.contains("CREATE DATABASE shop") && end.contains("kill %1"), "the README's blocks");
-    let life = read("docs/lifecycle.md");
-    let said = followed(&format!("{begin}{}{end}", blocks(&life).concat()));
+    let (life, contract) = (read("docs/lifecycle.md"), read("docs/contract.md"));
+    let pages = [blocks(&life), blocks(&contract)].concat().concat();
+    let said = followed(&format!("{begin}{pages}{end}"));
     for expected in [
         "WARNING:  database \"shop\" is deprecated, sunset ",
         "; successor \"shop2\"",
@@ -51,6 +52,8 @@ fn the_life_of_a_database_can_be_followed_word_for_word() {
         "refused: it is offered already",
         "transfer to team stock accepted, owner was payments",
         "transfer to team payments rejected: not ours any more",
+        "\"client_connections_max\": 50",
+        "apiVersion: v3.1.0",
     ] {
         assert!(said.contains(expected), "{expected:?} is missing in:\n{said}");
     }

@@ -14,7 +14,7 @@ use crate::control::settings::{MovePolicy, Verify};
 use crate::error::chain;
 use crate::frontend::Encryption;
 use crate::frontend::listener::{ListenOptions, Sharing};
-use crate::model::{SystemRecord, Timeouts};
+use crate::model::SystemRecord;
 use crate::session::{LimitsPolicy, PoolSettings};
 use crate::system::SystemAccess;
 use crate::system::secret_file::{PasswordPlaces, exposure};
@@ -161,15 +161,8 @@ pub fn pool(config: &Config) -> PoolSettings {
 
 /// Time limits of clients.
 pub fn limits(config: &Config) -> LimitsPolicy {
-    let timeouts = &config.timeouts;
     LimitsPolicy {
-        process: Timeouts {
-            idle: Some(timeouts.idle),
-            idle_in_transaction: Some(timeouts.idle_in_transaction),
-            transaction: Some(timeouts.transaction),
-            query: Some(timeouts.query),
-            wait: Some(config.pool.wait_timeout),
-        },
+        process: config.client_timeouts(),
         message_size_max: Some(config.limits.message_size_max),
         roles: config.limits.roles.clone(),
     }

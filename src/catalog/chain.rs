@@ -34,27 +34,27 @@ const PAGE: usize = 1_000;
 /// How often a commit is attempted if other commits write the next link first.
 const ATTEMPTS_MAX: u32 = 64;
 
-/// A SHA-256, in the store and for people as 64 hexadecimal digits.
+/// A SHA-256 digest, in the store and for people as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Digest([u8; 32]);
+pub struct Sha256([u8; 32]);
 
-impl Digest {
-    fn of(bytes: &[u8]) -> Digest {
+impl Sha256 {
+    pub fn of(bytes: &[u8]) -> Sha256 {
         let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
         let mut own = [0; 32];
         own.copy_from_slice(digest.as_ref());
-        Digest(own)
+        Sha256(own)
     }
 }
 
-impl fmt::Display for Digest {
+impl fmt::Display for Sha256 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
-impl fmt::Debug for Digest {
+impl fmt::Debug for Sha256 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -63,33 +63,33 @@ impl fmt::Debug for Digest {
 /// A text is no digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a digest is 64 hexadecimal digits")]
-pub struct DigestError;
+pub struct Sha256Error;
 
-impl FromStr for Digest {
-    type Err = DigestError;
+impl FromStr for Sha256 {
+    type Err = Sha256Error;
 
-    fn from_str(text: &str) -> Result<Digest, DigestError> {
+    fn from_str(text: &str) -> Result<Sha256, Sha256Error> {
         let mut own = [0; 32];
         if text.len() != 2 * own.len() || !text.is_ascii() {
-            return Err(DigestError);
+            return Err(Sha256Error);
         }
         for (at, byte) in own.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).map_err(|_| DigestError)?;
+            *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).map_err(|_| Sha256Error)?;
         }
-        Ok(Digest(own))
+        Ok(Sha256(own))
     }
 }
 
-impl TryFrom<String> for Digest {
-    type Error = DigestError;
+impl TryFrom<String> for Sha256 {
+    type Error = Sha256Error;
 
-    fn try_from(text: String) -> Result<Digest, DigestError> {
+    fn try_from(text: String) -> Result<Sha256, Sha256Error> {
         text.parse()
     }
 }
 
-impl From<Digest> for String {
-    fn from(digest: Digest) -> String {
+impl From<Sha256> for String {
+    fn from(digest: Sha256) -> String {
         digest.to_string()
     }
 }
@@ -99,13 +99,13 @@ impl From<Digest> for String {
 pub struct Head {
     /// The first link is 1; 0 stands for an empty chain.
     pub sequence: u64,
-    pub digest: Digest,
+    pub digest: Sha256,
 }
 
 impl Head {
     /// What the first link follows.
     fn empty() -> Head {
-        Head { sequence: 0, digest: Digest([0; 32]) }
+        Head { sequence: 0, digest: Sha256([0; 32]) }
     }
 }
 
@@ -134,7 +134,7 @@ impl FromStr for Head {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Link {
     /// That of the link before; zeros in the first.
-    previous: Digest,
+    previous: Sha256,
     /// By key: the entries that the commit wrote.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     entries: BTreeMap<String, LinkedEntry>,
@@ -145,10 +145,10 @@ struct Link {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct LinkedEntry {
-    digest: Digest,
+    digest: Sha256,
     /// That of the entry which this one replaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    replaced: Option<Digest>,
+    replaced: Option<Sha256>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,16 +157,16 @@ struct EntriesBefore {
     /// The greatest of their keys.
     last: String,
     /// Of all of them: see [`digest_of_all`].
-    digest: Digest,
+    digest: Sha256,
 }
 
 /// The digest over a line for each entry: its key and its digest.
-fn digest_of_all<'e>(entries: impl Iterator<Item = (&'e str, Digest)>) -> Digest {
+fn digest_of_all<'e>(entries: impl Iterator<Item = (&'e str, Sha256)>) -> Sha256 {
     let mut text = String::new();
     for (key, digest) in entries {
         text.push_str(&format!("{key} {digest}\n"));
     }
-    Digest::of(text.as_bytes())
+    Sha256::of(text.as_bytes())
 }
 
 /// Whether the transaction writes audit entries.
@@ -192,8 +192,8 @@ pub(super) async fn commit(store: &Arc<dyn Store>, txn: Txn) -> Result<TxnOutcom
         let mut linked = txn.clone();
         let mut entries = BTreeMap::new();
         for (key, value) in audited(&txn) {
-            let replaced = store.get(key).await?.entry.map(|entry| Digest::of(&entry.value));
-            entries.insert(key.clone(), LinkedEntry { digest: Digest::of(value), replaced });
+            let replaced = store.get(key).await?.entry.map(|entry| Sha256::of(&entry.value));
+            entries.insert(key.clone(), LinkedEntry { digest: Sha256::of(value), replaced });
         }
         let link = Link { previous: head.digest, entries, before: None };
         add(&mut linked, head.sequence + 1, &link)?;
@@ -230,7 +230,7 @@ async fn head(store: &Arc<dyn Store>) -> Result<Head, StoreError> {
 }
 
 fn head_of(link: &Entry) -> Head {
-    Head { sequence: keys::sequence_of_link(&link.key).unwrap_or_default(), digest: Digest::of(&link.value) }
+    Head { sequence: keys::sequence_of_link(&link.key).unwrap_or_default(), digest: Sha256::of(&link.value) }
 }
 
 /// Writes the first link, over the entries of a version without a chain.
@@ -238,7 +238,7 @@ async fn begin(store: &Arc<dyn Store>) -> Result<Head, StoreError> {
     let mut digests = Vec::new();
     let mut pages = Pages::of(store, keys::AUDIT);
     while let Some(page) = pages.next().await? {
-        digests.extend(page.into_iter().map(|entry| (entry.key, Digest::of(&entry.value))));
+        digests.extend(page.into_iter().map(|entry| (entry.key, Sha256::of(&entry.value))));
     }
     let before = digests.last().map(|(last, _)| EntriesBefore {
         count: digests.len() as u64,
@@ -347,7 +347,7 @@ pub(super) async fn verify(store: &Arc<dyn Store>, kept: Option<Head>) -> Result
     let mut entries = Vec::new();
     let mut pages = Pages::of(store, keys::AUDIT);
     while let Some(page) = pages.next().await? {
-        entries.extend(page.into_iter().map(|entry| (entry.key, Digest::of(&entry.value))));
+        entries.extend(page.into_iter().map(|entry| (entry.key, Sha256::of(&entry.value))));
     }
     // What was written since the links were read may or may not be among the entries.
     let before = chain.last.sequence;
@@ -362,9 +362,9 @@ pub(super) async fn verify(store: &Arc<dyn Store>, kept: Option<Head>) -> Result
 struct Chain {
     last: Head,
     /// By key: the newest digest, and the link that has it.
-    entries: HashMap<String, (Digest, u64)>,
+    entries: HashMap<String, (Sha256, u64)>,
     /// By key: the digest of an entry when the chain began, if it was replaced since.
-    replaced: HashMap<String, Digest>,
+    replaced: HashMap<String, Sha256>,
     before: Option<EntriesBefore>,
     uncertain: HashSet<String>,
     heads: Vec<Head>,
@@ -435,7 +435,7 @@ impl Chain {
     }
 
     /// Compares the entries, which are in the order of their keys.
-    fn compare(mut self, entries: &[(String, Digest)]) -> Verification {
+    fn compare(mut self, entries: &[(String, Sha256)]) -> Verification {
         let last_before = self.before.as_ref().map(|before| before.last.as_str());
         let mut old = Vec::new();
         for (key, digest) in entries {

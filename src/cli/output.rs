@@ -16,6 +16,11 @@ pub(super) fn print(table: &Table, output: Output) {
     }
 }
 
+/// A text as it is, but for control characters.
+pub(super) fn print_text(text: &str) {
+    println!("{}", printable::lines(text));
+}
+
 fn text(table: &Table) -> String {
     let mut shown = comfy_table::Table::new();
     shown.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use tokio::sync::mpsc;
 use tokio_postgres::error::DbError;
 
@@ -49,9 +49,24 @@ pub(super) enum Verb {
         /// The number of the move.
         id: u64,
     },
+    /// The contract of a database.
+    Contract {
+        database: String,
+        /// As one document for programs.
+        #[arg(long)]
+        format: Option<ContractFormat>,
+    },
     /// What administrators did.
     #[command(subcommand)]
     Audit(Audit),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ContractFormat {
+    Json,
+    Yaml,
+    /// Open Data Contract Standard.
+    Odcs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -181,6 +196,8 @@ enum Shown {
     Columns(&'static [&'static str]),
     /// Exits with 3 where a row is a blocker.
     Findings,
+    /// The text of the contract alone, however answers are shown.
+    Contract,
 }
 
 pub(super) async fn run(verb: Verb, connection: Connection) -> ExitCode {
@@ -215,6 +232,7 @@ fn names_a_blocker(table: &Table) -> bool {
 fn show(table: Table, shown: Shown, output: Output) {
     let table = match shown {
         Shown::Columns(columns) => table.only(columns),
+        Shown::Contract => return output::print_text(table.value(0, "contract").unwrap_or_default()),
         Shown::Everything | Shown::Findings => table,
     };
     output::print(&table, output);
@@ -224,6 +242,7 @@ fn request(verb: Verb) -> Request {
     let (sql, shown) = match verb {
         Verb::Databases => ("SHOW DATABASES".to_owned(), Shown::Columns(&DATABASE_COLUMNS)),
         Verb::Plan(plan) => (plan_sql(&plan), Shown::Findings),
+        verb @ Verb::Contract { format: Some(_), .. } => (sql(verb), Shown::Contract),
         other => (sql(other), Shown::Everything),
     };
     Request { sql, shown }
@@ -254,6 +273,15 @@ fn sql(verb: Verb) -> String {
             format!("UNDO MOVE {}{}{}", undo.of.id, accepting(undo.accept_differences), wait(undo.of.wait))
         }
         Verb::AdoptMove { id } => format!("ADOPT MOVE {id}"),
+        Verb::Contract { database, format } => {
+            let format = match format {
+                None => "",
+                Some(ContractFormat::Json) => " FORMAT JSON",
+                Some(ContractFormat::Yaml) => " FORMAT YAML",
+                Some(ContractFormat::Odcs) => " FORMAT ODCS",
+            };
+            format!("SHOW CONTRACT {}{format}", identifier(&database))
+        }
         Verb::Audit(Audit::Verify { head }) => {
             let head = head.map_or_else(String::new, |head| format!(" HEAD {}", literal(&head)));
             format!("VERIFY AUDIT{head}")
@@ -334,6 +362,8 @@ mod tests {
             "x undo 3 --wait",
             "x cancel 3",
             "x finish 3 --drop-source --wait",
+            "x contract shop",
+            "x contract Shop --format odcs",
             "x audit verify",
             "x audit verify --head 1:4bf5122f344554c53bde2ebb8cd2b7e3d1600ad631c385a5d7cce23c7785459a",
         ];

@@ -21,6 +21,8 @@ mod value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::model::Timeouts;
+
 pub use closest::closest;
 pub use problem::{ConfigError, ConfigErrors};
 pub use reference::reference;
@@ -66,6 +68,17 @@ impl ConfigFile {
 }
 
 impl Config {
+    /// The time limits of clients where neither a contract nor a role's section sets one.
+    pub fn client_timeouts(&self) -> Timeouts {
+        Timeouts {
+            idle: Some(self.timeouts.idle),
+            idle_in_transaction: Some(self.timeouts.idle_in_transaction),
+            transaction: Some(self.timeouts.transaction),
+            query: Some(self.timeouts.query),
+            wait: Some(self.pool.wait_timeout),
+        }
+    }
+
     /// Reads a file. Relative paths in it are relative to its directory.
     pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
         ConfigFile::read(path).map(|file| file.config)

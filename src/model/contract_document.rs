@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{ByteSize, Contract, DatabaseRecord, Lifecycle, TeamRecord, Timeout, Timeouts};
+use super::{ByteSize, Contract, DatabaseName, DatabaseRecord, Lifecycle, TeamRecord, Timeout, Timeouts};
 
 /// The version of the shape of the document. A reader of version 1 can read every later document of
 /// version 1: fields are added, never removed or given another meaning.
@@ -31,6 +31,21 @@ const OF_PLATFORM: [&str; 5] = [
     "changes of the infrastructure",
     "moves that change no data and cause no error",
 ];
+
+/// The contract of a database, in a format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContractExport {
+    pub database: DatabaseName,
+    pub format: ContractFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContractFormat {
+    Json,
+    Yaml,
+    /// Open Data Contract Standard, which is YAML.
+    OpenDataContract,
+}
 
 /// What a process enforces where a contract says nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +192,8 @@ impl ContractDocument {
         let (host, port) = self.database.address.rsplit_once(':').unwrap_or((&self.database.address, "5432"));
         let custom = |(name, value): (&str, Value)| json!({ "property": name, "value": value });
         let limits = json!(self.limits);
-        let customs = limits.as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value.clone()));
+        let customs =
+            limits.as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value.clone()));
         let customs = customs.chain([("tier", json!(self.database.tier))]);
         json!({
             "apiVersion": "v3.1.0",
@@ -212,7 +228,7 @@ impl ContractDocument {
     /// In the words of the standard.
     fn status(&self) -> &'static str {
         match self.database.state.as_str() {
-            "creating" => "draft",
+            "provisioning" => "draft",
             "active" => "active",
             "deprecated" => "deprecated",
             _ => "retired",
@@ -228,7 +244,7 @@ impl ContractDocument {
         ways.map(|(channel, description)| json!({ "channel": channel, "description": description })).collect()
     }
 
-    /// Every value with its path, in the order of the document: `limits.pooling`.
+    /// Every value with its path, by path: `limits.pooling`. A list has a row for each of its values.
     pub fn properties(&self) -> Vec<(String, Option<String>)> {
         let mut all = Vec::new();
         flatten("", &json!(self), &mut all);
@@ -271,5 +287,21 @@ fn flatten(path: &str, value: &Value, all: &mut Vec<(String, Option<String>)>) {
         Value::Null => all.push((path.to_owned(), None)),
         Value::String(text) => all.push((path.to_owned(), Some(text.clone()))),
         other => all.push((path.to_owned(), Some(other.to_string()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_in_the_repository_is_the_one_of_the_document() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/contract.schema.json");
+        let schema = format!("{:#}\n", ContractDocument::schema());
+        if std::env::var_os("FREEHOLD_RENDER").is_some() {
+            std::fs::write(path, &schema).unwrap();
+        }
+        let stored = std::fs::read_to_string(path).unwrap();
+        assert!(stored == schema, "stale: run FREEHOLD_RENDER=1 cargo test --lib contract_document");
     }
 }

@@ -13,6 +13,7 @@ pub mod byte_size;
 pub mod catalogue;
 pub mod comparison;
 pub mod contract;
+pub mod contract_document;
 pub mod cure;
 pub mod database_operation;
 pub mod date;
@@ -38,6 +39,10 @@ pub use catalogue::{
 };
 pub use comparison::{AcceptedDifferences, Compared, ComparedTable, ComparedTables, Relation, Verdict};
 pub use contract::{Contract, ContractChange, Pooling, Tier};
+pub use contract_document::{
+    ContractDatabase, ContractDocument, ContractExport, ContractFormat, ContractGuarantees, ContractLimits,
+    ContractOwner, ProcessLimits, Responsibilities,
+};
 pub use cure::Cure;
 pub use database_operation::{
     AdoptFacts, AdoptRecord, CreateFacts, CreateRecord, DatabaseOperation, DatabasePhase, DatabaseStep,

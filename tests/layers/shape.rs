@@ -107,17 +107,15 @@ fn no_type_has_more_methods_or_fields_than_fit_a_head() {
         }
     }
     assert!(methods.len() > 300 && fields.len() > 300, "the types were not found");
-    let wrong = [
-        oversized("methods", &methods, METHODS_MAX),
-        oversized("fields", &fields, FIELDS_MAX),
-    ];
+    let wrong = [oversized("methods", &methods, METHODS_MAX), oversized("fields", &fields, FIELDS_MAX)];
     let wrong = wrong.concat();
     assert!(wrong.is_empty(), "an object is a room, too:\n{}", wrong.join("\n"));
 }
 
 fn oversized(what: &str, counts: &BTreeMap<(String, String), usize>, max: usize) -> Vec<String> {
     let over = counts.iter().filter(|(_, count)| **count > max);
-    over.map(|((module, name), count)| format!("{module}: {name} has {count} {what}, and may have {max}")).collect()
+    over.map(|((module, name), count)| format!("{module}: {name} has {count} {what}, and may have {max}"))
+        .collect()
 }
 
 #[test]

@@ -126,6 +126,7 @@ fn show_of(title: &str) -> Option<Case> {
     Some(match title {
         "SHOW DATABASES" => looks("SHOW DATABASES"),
         "SHOW DATABASE" => looks("SHOW DATABASE keep1"),
+        "SHOW CONTRACT" => looks("SHOW CONTRACT shop"),
         "SHOW CONSUMERS" => looks("SHOW CONSUMERS keep1"),
         "SHOW DEBT" => looks("SHOW DEBT"),
         "SHOW HISTORY" => looks("SHOW HISTORY keep1"),

@@ -1,5 +1,6 @@
 //! VERIFY AUDIT.
 
+use super::audit_error::AuditError;
 use crate::admin::answer::{Answer, row};
 use crate::admin::commands::VERIFY_AUDIT;
 use crate::admin::context::Cluster;
@@ -13,6 +14,6 @@ pub(in crate::admin) async fn verify(cluster: &Cluster, kept: Option<Head>) -> R
             let head = found.head;
             Ok(Answer::rows(VERIFY_AUDIT, vec![row![found.entries, head.sequence, head.to_string()]]))
         }
-        false => Err(AdminError::AuditChanged { flaws: found.flaws }),
+        false => Err(AuditError { flaws: found.flaws }.into()),
     }
 }

@@ -34,7 +34,7 @@ use crate::control::ControlSettings;
 use crate::control::lifecycle::SystemConnection;
 use crate::error::{Refusal, Severity, SqlState};
 use crate::frontend::Access;
-use crate::model::{AuditEntry, RouteRecord, SystemRecord, UnixMillis};
+use crate::model::{AuditEntry, ProcessLimits, RouteRecord, SystemRecord, UnixMillis};
 use crate::route::{Route, RouteTable};
 use crate::telemetry::Metrics;
 
@@ -203,6 +203,12 @@ impl Cluster {
     /// The configured bound of the pause of a move.
     pub(in crate::admin) fn pause_max(&self) -> Duration {
         self.config.load().moves.pause_max
+    }
+
+    /// What this process enforces where a contract says nothing.
+    pub(in crate::admin) fn process_limits(&self) -> ProcessLimits {
+        let config = self.config.load();
+        ProcessLimits { timeouts: config.client_timeouts(), message_size_max: config.limits.message_size_max }
     }
 
     /// The address to which applications connect.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use super::audit_error::AuditError;
 use super::team_error::TeamError;
 use super::transfer_error::TransferError;
 use super::transition_error::TransitionError;
 use crate::admin::blockers::Blockers;
-use crate::catalog::chain::Flaw;
 use crate::catalog::store::StoreError;
 use crate::control::StepError;
 use crate::control::lifecycle::LifecycleError;
@@ -19,9 +19,6 @@ use crate::system::SystemError;
 
 /// The shortest purpose that is accepted, in characters.
 pub(in crate::admin) const PURPOSE_CHARS_MIN: usize = 20;
-
-/// How many differences of an audit trail one error lists.
-const FLAWS_SHOWN_MAX: usize = 20;
 
 #[derive(Debug, thiserror::Error)]
 pub(in crate::admin) enum AdminError {
@@ -37,6 +34,8 @@ pub(in crate::admin) enum AdminError {
     Team(#[from] TeamError),
     #[error(transparent)]
     Transfer(#[from] TransferError),
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// `command` is the complete right command.
     #[error("a database needs an owner")]
     OwnerRequired { command: String },
@@ -109,14 +108,14 @@ pub(in crate::admin) enum AdminError {
     NotClosed { database: String, within: Duration, blockers: Blockers },
     #[error("the configuration was not applied")]
     Reload { problems: String },
-    #[error("the audit trail is not as Freehold has written it: {} {}", flaws.len(), if flaws.len() == 1 { "difference" } else { "differences" })]
-    AuditChanged { flaws: Vec<Flaw> },
     #[error("permission denied: \"{name}\" may only look")]
     MayOnlyLook { name: String },
     #[error("the process is shutting down")]
     ShuttingDown,
     #[error("current transaction is aborted, commands ignored until end of transaction block")]
     TransactionAborted,
+    #[error("the {what} cannot be written: {reason}")]
+    NotWritten { what: &'static str, reason: String },
     /// The table of commands and the dispatch disagree: a test shows that they do not.
     #[error("nothing executes {syntax}")]
     NotDispatched { syntax: &'static str },
@@ -146,6 +145,7 @@ impl Explain for AdminError {
             AdminError::Transition(error) => error.sqlstate(),
             AdminError::Team(error) => error.sqlstate(),
             AdminError::Transfer(error) => error.sqlstate(),
+            AdminError::Audit(error) => error.sqlstate(),
             AdminError::OwnerRequired { .. } => SqlState::OWNER_REQUIRED,
             AdminError::PurposeRequired { .. } => SqlState::PURPOSE_REQUIRED,
             AdminError::UnknownTeam { .. } => SqlState::UNKNOWN_TEAM,
@@ -191,8 +191,7 @@ impl Explain for AdminError {
             AdminError::Reload { .. } => SqlState::INVALID_PARAMETER_VALUE,
             AdminError::ShuttingDown => SqlState::ADMIN_SHUTDOWN,
             AdminError::TransactionAborted => SqlState::parse("25P02"),
-            AdminError::AuditChanged { .. } => SqlState::DATA_CORRUPTED,
-            AdminError::NotDispatched { .. } => SqlState::INTERNAL_ERROR,
+            AdminError::NotWritten { .. } | AdminError::NotDispatched { .. } => SqlState::INTERNAL_ERROR,
         }
     }
 
@@ -204,14 +203,15 @@ impl Explain for AdminError {
             AdminError::Transition(error) => error.blame(),
             AdminError::Team(error) => error.blame(),
             AdminError::Transfer(error) => error.blame(),
+            AdminError::Audit(error) => error.blame(),
             AdminError::MoveFailed { failure, .. } | AdminError::Doubtful { failure, .. } => {
                 failure.blame.unwrap_or(Blame::Platform)
             }
             AdminError::OperationFailed { failure } => failure.blame.unwrap_or(Blame::Platform),
-            AdminError::AuditChanged { .. } => Blame::Store,
             AdminError::NoSystem
             | AdminError::Reload { .. }
             | AdminError::ShuttingDown
+            | AdminError::NotWritten { .. }
             | AdminError::NotDispatched { .. } => Blame::Platform,
             AdminError::NotDrained { .. } | AdminError::NotClosed { .. } => Blame::Product,
             _ => Blame::Client,
@@ -226,6 +226,7 @@ impl Explain for AdminError {
             AdminError::Transition(error) => error.retry(),
             AdminError::Team(error) => error.retry(),
             AdminError::Transfer(error) => error.retry(),
+            AdminError::Audit(error) => error.retry(),
             AdminError::MoveInProgress { .. }
             | AdminError::OperationInProgress { .. }
             | AdminError::OperationGoesOn { .. }
@@ -245,6 +246,7 @@ impl Explain for AdminError {
             AdminError::Transition(error) => error.message(),
             AdminError::Team(error) => error.message(),
             AdminError::Transfer(error) => error.message(),
+            AdminError::Audit(error) => error.message(),
             other => other.to_string(),
         }
     }
@@ -257,6 +259,7 @@ impl Explain for AdminError {
             AdminError::Transition(error) => error.detail(),
             AdminError::Team(error) => error.detail(),
             AdminError::Transfer(error) => error.detail(),
+            AdminError::Audit(error) => error.detail(),
             AdminError::PurposeRequired { why, .. } => Some(match why {
                 PurposeFault::Missing => "Nothing says what it is for.".to_owned(),
                 PurposeFault::TooShort => format!("A purpose has at least {PURPOSE_CHARS_MIN} characters."),
@@ -280,7 +283,6 @@ impl Explain for AdminError {
             AdminError::PublicAuthority { .. } => Some(
                 "The authorities of the operating system vouch for the owner of every host, and the host is chosen here.".to_owned(),
             ),
-            AdminError::AuditChanged { flaws } => Some(listed(flaws)),
             AdminError::Reload { problems } => Some(problems.clone()),
             AdminError::NotDrained { blockers, taken_back, .. } => Some(format!(
                 "{} {}",
@@ -306,6 +308,7 @@ impl Explain for AdminError {
             AdminError::Transition(error) => error.hint(),
             AdminError::Team(error) => error.hint(),
             AdminError::Transfer(error) => error.hint(),
+            AdminError::Audit(error) => error.hint(),
             AdminError::OwnerRequired { command }
             | AdminError::PurposeRequired { command, .. }
             | AdminError::Unconfirmed { command } => Some(command.clone()),
@@ -367,23 +370,10 @@ impl Explain for AdminError {
             AdminError::PauseCanceled { command } => {
                 Some(format!("New transactions are held on; {command} lets them go."))
             }
-            AdminError::AuditChanged { .. } => Some(
-                "Compare with a backup of the store. VERIFY AUDIT HEAD with the heads that you kept says since when."
-                    .to_owned(),
-            ),
             AdminError::TransactionAborted => Some("ROLLBACK;".to_owned()),
             _ => None,
         }
     }
-}
-
-/// The first differences, a line each.
-fn listed(flaws: &[Flaw]) -> String {
-    let mut lines: Vec<String> = flaws.iter().take(FLAWS_SHOWN_MAX).map(Flaw::to_string).collect();
-    if flaws.len() > FLAWS_SHOWN_MAX {
-        lines.push(format!("and {} more", flaws.len() - FLAWS_SHOWN_MAX));
-    }
-    lines.join("\n")
 }
 
 /// The command that says why a database is not served, or serves it again.

@@ -272,7 +272,7 @@ mod tests {
     use super::*;
     use crate::admin::commands::COMMANDS;
     use crate::admin::parse;
-    use crate::admin::sql::parse_tests::EXAMPLES;
+    use crate::admin::sql::parse_tests::{EXAMPLES, example_of};
     use crate::catalog::Catalog;
     use crate::catalog::embedded::EmbeddedStore;
     use crate::config::Config;
@@ -299,10 +299,10 @@ mod tests {
 
     /// An example of each row: of the parser's tests, and each SHOW by its own syntax.
     fn statements() -> Vec<Parsed> {
-        let shows = COMMANDS.iter().filter(|command| command.tag == "SHOW").map(|command| {
-            let text = command.syntax.replace("number", "7").replace("name", "shop");
-            text.replace("[DATABASE] ", "")
-        });
+        let shows = COMMANDS
+            .iter()
+            .filter(|command| command.tag == "SHOW")
+            .map(|command| example_of(command.syntax).replace("[DATABASE] ", ""));
         let texts = EXAMPLES.iter().map(|text| (*text).to_owned()).chain(shows);
         texts.flat_map(|text| parse(&text).unwrap()).collect()
     }

@@ -4,6 +4,7 @@
 mod adopt;
 pub(in crate::admin) mod answer;
 mod audit;
+mod audit_error;
 pub(in crate::admin) mod blockers;
 pub(in crate::admin) mod context;
 mod create;

@@ -2,7 +2,9 @@
 
 use futures_util::future::BoxFuture;
 
-use super::{catalog, consumers, databases, debt, moves, operations, process, sessions, sockets, traffic};
+use super::{
+    catalog, consumers, contract, databases, debt, moves, operations, process, sessions, sockets, traffic,
+};
 use crate::admin::answer::Row;
 use crate::admin::commands::{Show, each_show};
 use crate::admin::context::{Cluster, Local};

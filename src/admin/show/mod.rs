@@ -3,6 +3,7 @@
 
 pub(in crate::admin) mod catalog;
 pub(in crate::admin) mod consumers;
+pub(in crate::admin) mod contract;
 pub(in crate::admin) mod databases;
 pub(in crate::admin) mod debt;
 pub(in crate::admin) mod dispatch;

@@ -5,7 +5,7 @@ use crate::admin::parser::Parser;
 use crate::admin::sql::values;
 use crate::admin::statement::Statement;
 use crate::admin::{ErrorKind, SyntaxError};
-use crate::model::{DatabaseName, MoveId};
+use crate::model::{ContractExport, ContractFormat, DatabaseName, MoveId};
 
 /// Reads what follows the keyword of a SHOW.
 type ReadShow = fn(&mut Parser) -> Result<Show, SyntaxError>;
@@ -42,6 +42,20 @@ impl Subject for MoveId {
     }
 }
 
+/// `name FORMAT JSON|YAML|ODCS`
+impl Subject for ContractExport {
+    fn read(parser: &mut Parser) -> Result<ContractExport, SyntaxError> {
+        let database = values::database(parser)?;
+        parser.expect("FORMAT")?;
+        let format = match parser.one_of(&["JSON", "YAML", "ODCS"])? {
+            "JSON" => ContractFormat::Json,
+            "YAML" => ContractFormat::Yaml,
+            _ => ContractFormat::OpenDataContract,
+        };
+        Ok(ContractExport { database, format })
+    }
+}
+
 /// The words of `SHOW MOVE number TABLES`.
 struct Words {
     keyword: &'static str,
@@ -49,6 +63,8 @@ struct Words {
     has_noise: bool,
     /// The keyword behind the name or the number.
     suffix: Option<&'static str>,
+    /// Nothing follows that keyword.
+    ends_with_suffix: bool,
 }
 
 impl Words {
@@ -56,7 +72,8 @@ impl Words {
         let mut words = syntax.split(' ').skip(1);
         let keyword = words.next().unwrap_or_default();
         let is_keyword = |word: &&str| word.chars().all(|c| c.is_ascii_uppercase());
-        Words { keyword, has_noise: syntax.contains(" [DATABASE] "), suffix: words.find(is_keyword) }
+        let (has_noise, suffix) = (syntax.contains(" [DATABASE] "), words.find(is_keyword));
+        Words { keyword, has_noise, suffix, ends_with_suffix: words.next().is_none() }
     }
 }
 
@@ -84,7 +101,7 @@ pub(in crate::admin) fn show(parser: &mut Parser) -> Result<Statement, SyntaxErr
         parser.accept("DATABASE");
     }
     let show = read(parser)?;
-    if let Some(suffix) = words.suffix {
+    if let Some(suffix) = words.suffix.filter(|_| words.ends_with_suffix) {
         parser.expect(suffix)?;
     }
     Ok(Statement::Show(show))

@@ -6,7 +6,7 @@
 
 use crate::admin::column::{Column, ColumnType};
 use crate::admin::users::Rights;
-use crate::model::{DatabaseName, MoveId};
+use crate::model::{ContractExport, DatabaseName, MoveId};
 
 /// One row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +118,11 @@ commands! {
         "One database with its contract and its logins.";
     SHOW_HISTORY: Cluster Look "SHOW", "SHOW HISTORY [DATABASE] name" => History catalog::show_history(name: DatabaseName), ["at", "who", "what", "epoch"],
         "What happened to a database, oldest first.";
+    SHOW_CONTRACT: Cluster Look "SHOW", "SHOW CONTRACT name" => Contract contract::show_contract(name: DatabaseName), ["property", "value"],
+        "The contract of a database: what it is and whose, its limits as they are enforced, its guarantees, and who is responsible for what.";
+    EXPORT_CONTRACT: Cluster Look "SHOW", "SHOW CONTRACT name FORMAT JSON|YAML|ODCS" => ContractText contract::export_contract(export: ContractExport), ["contract"],
+        "The contract as one document for programs. The schema of JSON and YAML is config/contract.schema.json; ODCS is the Open Data \
+         Contract Standard, v3.1.0, as YAML.";
     SHOW_CONSUMERS: Process Look "SHOW", "SHOW CONSUMERS name" => Consumers consumers::show_consumers(name: DatabaseName) with cluster,
         ["role", "application_name", "address", "first_seen", "last_seen", "connections" Int4],
         "The clients that use a database by role, application (as it is called now, or was when it left) and address, as this process has seen them since its start: when first, \
