@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use freehold::catalog::chain::Flaw;
 use freehold::catalog::{Catalog, keys};
 use freehold::lab::Postgres;
 use freehold::model::{
@@ -23,6 +24,8 @@ pub(crate) struct Known {
     /// CREATE, DROP and ADOPT DATABASE, by key.
     operations: BTreeMap<String, Value>,
     audit: Vec<AuditEntry>,
+    /// Where the audit trail and its chain differ.
+    flaws: Vec<Flaw>,
     /// What commands change, as it is stored.
     stored: BTreeMap<String, Value>,
 }
@@ -46,9 +49,8 @@ impl Known {
             .map(|(name, id)| (name, serde_json::from_value::<String>(id).unwrap()));
         let routes = catalog.routes().list().await.unwrap().into_values().into_iter();
         let told = |key: &str| {
-            !key.starts_with(keys::AUDIT)
-                && !key.starts_with("counter/")
-                && !key.starts_with(keys::OPERATIONS)
+            let further = [keys::AUDIT, keys::AUDIT_LINKS, "counter/", keys::OPERATIONS];
+            !further.iter().any(|prefix| key.starts_with(prefix))
         };
         Known {
             databases: catalog.databases().list().await.unwrap().into_values(),
@@ -63,6 +65,7 @@ impl Known {
                 .into_iter()
                 .map(|(_, entry)| serde_json::from_value(entry).unwrap())
                 .collect(),
+            flaws: catalog.audit().verify(None).await.unwrap().flaws,
             stored: everything.into_iter().filter(|(key, _)| told(key)).collect(),
         }
     }
@@ -187,6 +190,7 @@ impl Known {
 
     /// Whatever is another than before, the audit trail says who did it, and that it was done.
     pub(crate) fn tells_of_changes_since(&self, before: &Known, what: &str) {
+        assert!(self.flaws.is_empty(), "{what}: {:?}", self.flaws);
         let told = &self.audit[..];
         let done = told.iter().filter(|entry| !before.audit.contains(entry));
         let done: Vec<&AuditEntry> = done.filter(|entry| entry.outcome.starts_with("ok")).collect();
