@@ -17,14 +17,17 @@ pub use commands::answer::{Answer, Row};
 pub use commands::context::{Caller, ExecutorParts, ProcessRequest};
 pub use commands::error::{identifier, literal};
 pub use commands::execute::{self, Executor};
+pub use commands::rights::{self, Own, Permission, Rights, Role};
 pub use port::serve::{self, AdminOptions, AdminServer};
-pub use port::users::{self, Rights, Users, UsersError, read_users, user_line};
+pub use port::users::{self, Users, UsersError, read_users, user_line};
 pub use sql::column;
 pub use sql::parse::{Parsed, TEXT_BYTES_MAX, parse};
 pub use sql::statement::{self, ShutdownMode, Statement};
 pub use sql::syntax_error::{ErrorKind, SyntaxError};
 
 // Inside this module a file is named without its folder.
-use commands::{answer, blockers, context, databases, error, find, moves, systems, transition_error};
+use commands::{
+    answer, blockers, context, databases, error, find, moves, permission, systems, transition_error,
+};
 use compat::driver_queries;
 use sql::{lookup, parse, parser, token};

@@ -3,6 +3,7 @@
 //! ```text
 //! team/<team>                      TeamRecord
 //! system/<system>                  SystemRecord
+//! user/<user>                      UserRecord          users of the admin port, with their grants
 //! database/<database id>           DatabaseRecord
 //! name/<database name>             database id (uniqueness: written with "must be absent")
 //! route/<database id>              RouteRecord         the fleet reads these two prefixes
@@ -40,11 +41,12 @@
 
 use crate::model::{
     DatabaseId, DatabaseName, MoveId, OperationId, OperationKind, ProxyId, RoleName, SystemName, TeamName,
-    UnixMillis,
+    UnixMillis, UserName,
 };
 
 pub const TEAMS: &str = "team/";
 pub const SYSTEMS: &str = "system/";
+pub const USERS: &str = "user/";
 pub const DATABASES: &str = "database/";
 pub const NAMES: &str = "name/";
 pub const ROUTES: &str = "route/";
@@ -66,6 +68,10 @@ pub fn team(name: &TeamName) -> String {
 
 pub fn system(name: &SystemName) -> String {
     format!("{SYSTEMS}{name}")
+}
+
+pub fn user(name: &UserName) -> String {
+    format!("{USERS}{name}")
 }
 
 pub fn database(id: &DatabaseId) -> String {

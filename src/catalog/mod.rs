@@ -26,6 +26,7 @@ pub mod systems;
 pub mod teams;
 pub mod trail;
 pub mod typed;
+pub mod users;
 
 #[cfg(test)]
 mod chain_tests;

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 pub use access::{Access, Policy};
-pub use administrator::{Administrator, IncomingAdmin};
+pub use administrator::{Administrator, Administrators, IncomingAdmin};
 pub use balancer::Balancers;
 pub use connection_limits::{ClientLimits, ConnectionPermit};
 pub use error::FrontendError;

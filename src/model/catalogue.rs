@@ -197,6 +197,31 @@ pub struct HistoryEntry {
     /// A sentence: `moved from pg15 to pg17 (move 3), longest client stall 7 ms`.
     pub what: String,
     pub epoch: Option<Epoch>,
+    /// Hidden where it is not stored: nothing says that an older entry names no system.
+    #[serde(default)]
+    pub told: Told,
+}
+
+/// What the people of the product are told of an entry, which may name systems and moves.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Told {
+    /// Nothing: it is the platform's alone.
+    #[default]
+    Nothing,
+    AsItIs,
+    InOtherWords(String),
+}
+
+impl HistoryEntry {
+    /// What the people of the product are told.
+    pub fn of_product(&self) -> Option<&str> {
+        match &self.told {
+            Told::Nothing => None,
+            Told::AsItIs => Some(&self.what),
+            Told::InOtherWords(words) => Some(words),
+        }
+    }
 }
 
 /// One mutating command: its user, text and outcome.

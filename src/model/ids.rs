@@ -57,6 +57,15 @@ fn check_database(name: &str) -> Result<(), NameError> {
     }
 }
 
+/// Names of the admin port's users: in the audit trail, `freehold` is Freehold itself.
+fn check_user(name: &str) -> Result<(), NameError> {
+    check_identifier("user", name)?;
+    match name {
+        "freehold" => Err(NameError::Reserved { kind: "user", name: name.to_owned() }),
+        _ => Ok(()),
+    }
+}
+
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident, $kind:literal, $check:expr;)*) => {$(
         $(#[$doc])*
@@ -119,6 +128,8 @@ names! {
     SystemName, "system", |name| check_word("system", name);
     /// An owner.
     TeamName, "team", |name| check_word("team", name);
+    /// A person or a service that logs in to the admin port.
+    UserName, "user", check_user;
     /// The product's id, `db_` and a ULID: survives moves, renames, archival.
     DatabaseId, "database id", |name| check_identifier("database id", name);
     /// One proxy process of the fleet.

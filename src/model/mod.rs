@@ -23,6 +23,7 @@ pub mod listen;
 pub mod movement;
 pub mod network;
 pub mod operation;
+pub mod people;
 pub mod place;
 pub mod printable;
 pub mod quotas;
@@ -35,7 +36,7 @@ pub mod transfer;
 
 pub use byte_size::ByteSize;
 pub use catalogue::{
-    AuditEntry, DatabaseRecord, Dropping, Due, HistoryEntry, Lifecycle, SystemRecord, TeamRecord,
+    AuditEntry, DatabaseRecord, Dropping, Due, HistoryEntry, Lifecycle, SystemRecord, TeamRecord, Told,
 };
 pub use comparison::{AcceptedDifferences, Compared, ComparedTable, ComparedTables, Relation, Verdict};
 pub use contract::{Contract, ContractChange, Pooling, Tier};
@@ -51,7 +52,7 @@ pub use database_operation::{
 pub use date::Date;
 pub use ids::{
     Address, DatabaseId, DatabaseName, Epoch, Lsn, MoveId, NameError, ProxyId, RoleName, ServerAuth, SslMode,
-    StoreId, SystemName, TeamName, UnixMillis, identifier,
+    StoreId, SystemName, TeamName, UnixMillis, UserName, identifier,
 };
 pub use latency::{LATENCY_CLASSES, Latencies};
 pub use listen::{ListenOn, Peer};
@@ -61,6 +62,7 @@ pub use movement::{
 };
 pub use network::Network;
 pub use operation::{Failure, LogEntry, OperationId, OperationKind, OperationRef, StepEvent};
+pub use people::{Grant, Granted, PlatformRole, TeamRole, UserRecord};
 pub use place::Place;
 pub use quotas::{Quotas, QuotasChange};
 pub use role_limits::{RoleLimits, RolesLimits};

@@ -6,8 +6,8 @@ use freehold::catalog::chain::Flaw;
 use freehold::catalog::{Catalog, keys};
 use freehold::lab::Postgres;
 use freehold::model::{
-    AuditEntry, DatabaseRecord, Lifecycle, Login, MoveRecord, RouteRecord, ServiceTerms, SystemRecord,
-    TeamRecord,
+    AuditEntry, DatabaseRecord, Lifecycle, Login, MoveRecord, RouteRecord, ServiceTerms, SystemRecord, TeamName,
+    TeamRecord, UserRecord,
 };
 use serde_json::Value;
 
@@ -20,6 +20,7 @@ pub(crate) struct Known {
     logins: Vec<(String, Login)>,
     systems: Vec<SystemRecord>,
     teams: Vec<TeamRecord>,
+    users: Vec<UserRecord>,
     moves: Vec<MoveRecord>,
     /// CREATE, DROP and ADOPT DATABASE, by key.
     operations: BTreeMap<String, Value>,
@@ -58,6 +59,7 @@ impl Known {
             routes: routes.map(|route| (route.database.to_string(), route)).collect(),
             logins: logins.collect(),
             systems: catalog.systems().list().await.unwrap().into_values(),
+            users: catalog.users().list().await.unwrap().into_values(),
             teams: catalog.teams().list().await.unwrap().into_values(),
             moves: catalog.moves().list().await.unwrap().into_values(),
             operations: below(keys::OPERATIONS).into_iter().collect(),
@@ -94,6 +96,17 @@ impl Known {
     pub(crate) fn agrees(&self, systems: &[(&'static str, Postgres)], what: &str) {
         for database in self.living() {
             self.database_agrees(database, what);
+        }
+        for (user, granted) in
+            self.users.iter().flat_map(|user| user.grants.iter().map(move |one| (user, one)))
+        {
+            let is_known = |team: &TeamName| self.teams.iter().any(|known| known.name == *team);
+            assert!(
+                granted.grant.team().is_none_or(is_known),
+                "{what}: {} has {:?}, of no team",
+                user.name,
+                granted.grant
+            );
         }
         let lives = |id: &str| self.living().any(|database| database.id.as_str() == id);
         for (name, id) in &self.names {

@@ -31,6 +31,10 @@ const TEAM: &str = "CREATE TEAM t{n} CONTACT '#one'";
 
 const OFFER: &str = "TRANSFER DATABASE d{n} TO TEAM t{n} REASON 'it is theirs now'";
 
+const USER: &str = "CREATE USER u{n} PASSWORD 'correct horse battery'";
+
+const GRANT: &str = "GRANT OWNER ON TEAM payments TO u{n}";
+
 fn change(statement: &'static str) -> Case {
     Case {
         on_system: Vec::new(),
@@ -113,9 +117,19 @@ pub(crate) fn case_of(title: &str) -> Option<Case> {
             "ALTER TEAM t{n} CONTACT '#two' ESCALATION '#three' PARENT payments",
         ),
         "DROP TEAM" => after(
-            &["CREATE TEAM t{n} CONTACT '#one' PARENT payments"],
+            &[
+                "CREATE TEAM t{n} CONTACT '#one' PARENT payments",
+                USER,
+                "GRANT VIEWER ON TEAM t{n} TO u{n}",
+                "GRANT OWNER ON TEAM t{n} TO u{n}",
+            ],
             "DROP TEAM t{n} REASON 'the run is over'",
         ),
+        "CREATE USER" => change("CREATE USER u{n} PASSWORD 'correct horse battery'"),
+        "ALTER USER" => after(&[USER], "ALTER USER u{n} PASSWORD 'another horse battery'"),
+        "DROP USER" => after(&[USER, GRANT, "GRANT AUDITOR ON PLATFORM TO u{n}"], "DROP USER u{n}"),
+        "GRANT" => after(&[USER], GRANT),
+        "REVOKE" => after(&[USER, GRANT], "REVOKE OWNER ON TEAM payments FROM u{n}"),
         "RELOAD" => change("RELOAD"),
         "SHUTDOWN" => change("SHUTDOWN"),
         _ => return show_of(title),
@@ -142,6 +156,7 @@ fn show_of(title: &str) -> Option<Case> {
         "SHOW SERVERS" => looks("SHOW SERVERS"),
         "SHOW SOCKETS" => looks("SHOW SOCKETS"),
         "SHOW ACTIVE_SOCKETS" => looks("SHOW ACTIVE_SOCKETS"),
+        "SHOW GRANTS" => looks("SHOW GRANTS"),
         "SHOW USERS" => looks("SHOW USERS"),
         "SHOW MEM" => looks("SHOW MEM"),
         "SHOW DNS_HOSTS" => looks("SHOW DNS_HOSTS"),

@@ -186,7 +186,7 @@ async fn execute(executor: &Executor, statement: &str) -> Result<(), Refusal> {
     let caller = Caller {
         who: "alice".to_owned(),
         address: None,
-        rights: Rights::Change,
+        rights: Rights::admin(),
         notices,
         cancel: CancellationToken::new(),
         trail: None,

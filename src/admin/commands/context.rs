@@ -24,9 +24,10 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::rights::Rights;
 use crate::admin::show::samples::Samples;
 use crate::admin::statement::{Drain, ShutdownMode};
-use crate::admin::users::Rights;
+use crate::admin::users::Users;
 use crate::catalog::store::Revision;
 use crate::catalog::{Catalog, Trail};
 use crate::config::Config;
@@ -104,6 +105,7 @@ impl ExecutorParts {
             logins,
             config: Arc::clone(&config),
             applications,
+            file_users: Arc::default(),
             audit_ids: Mutex::new(ulid::Generator::new()),
         };
         let samples = Samples::begin(std::time::Instant::now());
@@ -111,12 +113,13 @@ impl ExecutorParts {
     }
 }
 
-/// The administrator that runs a statement, and the channels to it before the answer.
+/// The user that runs a statement, and the channels to it before the answer.
 #[derive(Debug, Clone)]
 pub struct Caller {
     pub who: String,
     /// From where the administrator is connected.
     pub address: Option<IpAddr>,
+    /// As they are when the statement begins.
     pub rights: Rights,
     /// Notices and progress. Dropped if the channel is full or closed.
     pub notices: mpsc::Sender<Refusal>,
@@ -148,6 +151,8 @@ pub(in crate::admin) struct Cluster {
     /// For bounds and addresses that answers contain.
     config: Arc<ArcSwap<Config>>,
     applications: SocketAddr,
+    /// The users of the file of administrators: the catalogue can have none of these names.
+    pub(in crate::admin) file_users: Arc<ArcSwap<Users>>,
     /// Keeps entries of one millisecond in their order.
     audit_ids: Mutex<ulid::Generator>,
 }
@@ -198,6 +203,10 @@ impl Cluster {
     ) -> SystemConnection<'a> {
         let deadline = Instant::now() + SYSTEM_TIMEOUT;
         SystemConnection { system, access: &settings.access, deadline }
+    }
+
+    pub(in crate::admin) fn config(&self) -> Arc<Config> {
+        self.config.load_full()
     }
 
     /// The configured bound of the pause of a move.

@@ -1,11 +1,11 @@
 //! What the commands on databases share, such as the check of owner and purpose. And ALTER.
 
 use super::context::{Caller, Cluster};
-use super::find;
 use super::operations::refuse_changing;
 use super::reason::history;
 use super::teams::{example_team, purpose_fault};
 use super::transfer_error::TransferError;
+use super::{contract_limits, find};
 use crate::admin::answer::Answer;
 use crate::admin::commands;
 use crate::admin::error::{AdminError, identifier, literal};
@@ -13,7 +13,7 @@ use crate::admin::statement::AlterDatabase;
 use crate::catalog::{NewDatabase, NewDatabaseOutcome};
 use crate::model::{
     Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, HistoryEntry, Lifecycle, Login, OperationKind,
-    OperationRef, Place, RouteRecord, TeamName, Tier, Timeout, timeout_text,
+    OperationRef, Place, RouteRecord, TeamName, Tier, Timeout, Told, timeout_text,
 };
 
 const EXAMPLE_PURPOSE: &str = "what the database is for, in a sentence";
@@ -63,6 +63,7 @@ pub(in crate::admin) fn new_database(
     let adopted = kind == OperationKind::Adopt;
     let verb = if adopted { "adopted" } else { "created" };
     let what = format!("{verb} on system {}, owner {}", place.system, clauses.owner);
+    let told = Told::InOtherWords(format!("{verb}, owner {}", clauses.owner));
     let database = DatabaseRecord {
         id,
         name: clauses.name.clone(),
@@ -76,7 +77,13 @@ pub(in crate::admin) fn new_database(
         adopted,
         created_at: now,
         created_by: caller.who.clone(),
-        history: vec![HistoryEntry { at: now, who: caller.who.clone(), what, epoch: Some(Epoch::FIRST) }],
+        history: vec![HistoryEntry {
+            at: now,
+            who: caller.who.clone(),
+            what,
+            epoch: Some(Epoch::FIRST),
+            told,
+        }],
     };
     let route = RouteRecord::of(&database, place);
     NewDatabase { database, route, logins: Vec::new() }
@@ -106,7 +113,10 @@ pub(in crate::admin) async fn alter_database(
         return Err(AdminError::PurposeRequired { why, command });
     }
     let entry = history(cluster, caller, altered(alter));
+    let config = cluster.config();
     let change = |record: &mut DatabaseRecord| {
+        let (purpose, contract) = (alter.purpose.as_deref(), &alter.contract);
+        contract_limits::check(caller, record, purpose, contract, &config)?;
         if let Some(purpose) = &alter.purpose {
             purpose.trim().clone_into(&mut record.purpose);
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::audit_error::AuditError;
+use super::people_error::PeopleError;
 use super::team_error::TeamError;
 use super::transfer_error::TransferError;
 use super::transition_error::TransitionError;
@@ -36,6 +37,7 @@ pub(in crate::admin) enum AdminError {
     Transfer(#[from] TransferError),
     #[error(transparent)]
     Audit(#[from] AuditError),
+    People(#[from] PeopleError),
     /// `command` is the complete right command.
     #[error("a database needs an owner")]
     OwnerRequired { command: String },
@@ -108,8 +110,12 @@ pub(in crate::admin) enum AdminError {
     NotClosed { database: String, within: Duration, blockers: Blockers },
     #[error("the configuration was not applied")]
     Reload { problems: String },
-    #[error("permission denied: \"{name}\" may only look")]
-    MayOnlyLook { name: String },
+    /// To a user that may not know with what.
+    #[error("the platform is at work on database \"{database}\"")]
+    PlatformAtWork { database: String },
+    /// An error that may tell of systems, for a user that may not know of them.
+    #[error("the platform could not carry this out")]
+    Concealed { sqlstate: SqlState, retry: Retry },
     #[error("the process is shutting down")]
     ShuttingDown,
     #[error("current transaction is aborted, commands ignored until end of transaction block")]
@@ -146,6 +152,7 @@ impl Explain for AdminError {
             AdminError::Team(error) => error.sqlstate(),
             AdminError::Transfer(error) => error.sqlstate(),
             AdminError::Audit(error) => error.sqlstate(),
+            AdminError::People(error) => error.sqlstate(),
             AdminError::OwnerRequired { .. } => SqlState::OWNER_REQUIRED,
             AdminError::PurposeRequired { .. } => SqlState::PURPOSE_REQUIRED,
             AdminError::UnknownTeam { .. } => SqlState::UNKNOWN_TEAM,
@@ -184,11 +191,12 @@ impl Explain for AdminError {
             AdminError::Doubtful { failure, .. } => SqlState::parse(&failure.sqlstate),
             AdminError::Held { .. } => SqlState::OBJECT_IN_USE,
             AdminError::NotDrained { .. } | AdminError::NotClosed { .. } => SqlState::LOCK_NOT_AVAILABLE,
-            AdminError::MayOnlyLook { .. } => SqlState::INSUFFICIENT_PRIVILEGE,
             AdminError::WaitCanceled | AdminError::CloseCanceled | AdminError::PauseCanceled { .. } => {
                 SqlState::QUERY_CANCELED
             }
             AdminError::Reload { .. } => SqlState::INVALID_PARAMETER_VALUE,
+            AdminError::PlatformAtWork { .. } => SqlState::OPERATION_IN_PROGRESS,
+            AdminError::Concealed { sqlstate, .. } => *sqlstate,
             AdminError::ShuttingDown => SqlState::ADMIN_SHUTDOWN,
             AdminError::TransactionAborted => SqlState::parse("25P02"),
             AdminError::NotWritten { .. } | AdminError::NotDispatched { .. } => SqlState::INTERNAL_ERROR,
@@ -204,12 +212,15 @@ impl Explain for AdminError {
             AdminError::Team(error) => error.blame(),
             AdminError::Transfer(error) => error.blame(),
             AdminError::Audit(error) => error.blame(),
+            AdminError::People(error) => error.blame(),
             AdminError::MoveFailed { failure, .. } | AdminError::Doubtful { failure, .. } => {
                 failure.blame.unwrap_or(Blame::Platform)
             }
             AdminError::OperationFailed { failure } => failure.blame.unwrap_or(Blame::Platform),
             AdminError::NoSystem
             | AdminError::Reload { .. }
+            | AdminError::PlatformAtWork { .. }
+            | AdminError::Concealed { .. }
             | AdminError::ShuttingDown
             | AdminError::NotWritten { .. }
             | AdminError::NotDispatched { .. } => Blame::Platform,
@@ -227,9 +238,12 @@ impl Explain for AdminError {
             AdminError::Team(error) => error.retry(),
             AdminError::Transfer(error) => error.retry(),
             AdminError::Audit(error) => error.retry(),
+            AdminError::People(error) => error.retry(),
+            AdminError::Concealed { retry, .. } => *retry,
             AdminError::MoveInProgress { .. }
             | AdminError::OperationInProgress { .. }
             | AdminError::OperationGoesOn { .. }
+            | AdminError::PlatformAtWork { .. }
             | AdminError::Held { .. }
             | AdminError::NotInPhase { .. }
             | AdminError::NotDrained { .. }
@@ -247,6 +261,7 @@ impl Explain for AdminError {
             AdminError::Team(error) => error.message(),
             AdminError::Transfer(error) => error.message(),
             AdminError::Audit(error) => error.message(),
+            AdminError::People(error) => error.message(),
             other => other.to_string(),
         }
     }
@@ -260,6 +275,7 @@ impl Explain for AdminError {
             AdminError::Team(error) => error.detail(),
             AdminError::Transfer(error) => error.detail(),
             AdminError::Audit(error) => error.detail(),
+            AdminError::People(error) => error.detail(),
             AdminError::PurposeRequired { why, .. } => Some(match why {
                 PurposeFault::Missing => "Nothing says what it is for.".to_owned(),
                 PurposeFault::TooShort => format!("A purpose has at least {PURPOSE_CHARS_MIN} characters."),
@@ -309,6 +325,7 @@ impl Explain for AdminError {
             AdminError::Team(error) => error.hint(),
             AdminError::Transfer(error) => error.hint(),
             AdminError::Audit(error) => error.hint(),
+            AdminError::People(error) => error.hint(),
             AdminError::OwnerRequired { command }
             | AdminError::PurposeRequired { command, .. }
             | AdminError::Unconfirmed { command } => Some(command.clone()),
@@ -362,13 +379,16 @@ impl Explain for AdminError {
             AdminError::CloseCanceled => {
                 Some("Connections are replaced on: close_needed in SHOW SERVERS.".to_owned())
             }
-            AdminError::MayOnlyLook { .. } => {
-                Some("It is listed as \"stats\" in admin.users_file: SHOW is what it may.".to_owned())
-            }
             AdminError::Unknown { kind: "client", .. } => Some("SHOW CLIENTS; lists them.".to_owned()),
             AdminError::WaitCanceled => Some("The move goes on: SHOW MOVES.".to_owned()),
             AdminError::PauseCanceled { command } => {
                 Some(format!("New transactions are held on; {command} lets them go."))
+            }
+            AdminError::PlatformAtWork { .. } => {
+                Some("Try again later, or ask the platform team.".to_owned())
+            }
+            AdminError::Concealed { .. } => {
+                Some("Ask the platform team: its audit trail and its log say more.".to_owned())
             }
             AdminError::TransactionAborted => Some("ROLLBACK;".to_owned()),
             _ => None,
@@ -399,6 +419,7 @@ fn change_of(kind: &str, name: &str) -> String {
         "system" => {
             format!("ALTER SYSTEM {name} changes how it is reached; another name makes another system.")
         }
+        "user" => format!("ALTER USER {name} PASSWORD 'text'; changes its password."),
         "database" => format!("Choose another name; SHOW DATABASE {name}; says whose it is."),
         _ => "Choose another name.".to_owned(),
     }

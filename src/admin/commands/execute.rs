@@ -25,8 +25,8 @@ use futures_util::future::BoxFuture;
 
 use super::context::{Caller, Cluster, ExecutorParts, Local, OK};
 use super::{
-    adopt, audit, create, databases, drop, enable, kill, moves, pause, process, reconnect, systems, teams,
-    transfers, transitions,
+    adopt, audit, create, databases, discretion, drop, enable, kill, moves, pause, people, permission,
+    process, reconnect, systems, teams, transfers, transitions,
 };
 use crate::admin::answer::{Answer, row};
 use crate::admin::commands::{Effect, Scope, Show};
@@ -34,9 +34,9 @@ use crate::admin::driver_queries;
 use crate::admin::error::AdminError;
 use crate::admin::lookup::command;
 use crate::admin::parse::Parsed;
+use crate::admin::port::directory::Directory;
 use crate::admin::show::dispatch::ShowRows;
 use crate::admin::statement::{DriverQuery, Statement};
-use crate::admin::users::Rights;
 use crate::catalog::Trail;
 use crate::error::{Explain, Refusal, Severity};
 use crate::model::AuditEntry;
@@ -61,6 +61,11 @@ impl Executor {
         Executor { cluster: Arc::new(cluster), local: Arc::new(local) }
     }
 
+    /// The users that may log in.
+    pub(in crate::admin) fn directory(&self) -> Directory {
+        Directory::new(Arc::clone(&self.cluster.file_users), self.cluster.catalog().clone())
+    }
+
     /// Takes samples for the averages of SHOW STATS; never returns.
     pub(in crate::admin) async fn sample(self) {
         loop {
@@ -75,24 +80,25 @@ impl Executor {
         let trail = (effect == Effect::Change).then(|| self.trail(parsed, caller));
         let caller = &Caller { trail: trail.clone(), ..caller.clone() };
         let outcome = self.dispatch(&parsed.statement, caller).await;
-        let outcome = outcome.map_err(|error| {
-            tracing::debug!(error = &error as &dyn std::error::Error, "a command is refused");
-            error.refusal(Severity::Error)
+        let outcome = outcome.inspect_err(|error| {
+            tracing::debug!(error = error as &dyn std::error::Error, "a command is refused");
         });
         self.count(&parsed.statement, &outcome);
         if let Some(trail) = &trail {
             self.audit(trail, &outcome).await;
         }
-        outcome
+        let told = outcome.map_err(|error| match caller.rights.is_of_product() {
+            true => discretion::for_product(error),
+            false => error,
+        });
+        told.map_err(|error| error.refusal(Severity::Error))
     }
 
-    /// The only permission check: the table of commands says which rights each needs. Its scope says which
+    /// The only check of rights: the table of commands says which roles may run each. Its scope says which
     /// context the command gets.
     async fn dispatch(&self, statement: &Statement, caller: &Caller) -> Result<Answer, AdminError> {
         let row = command(statement);
-        if caller.rights == Rights::Look && row.effect.rights() != Rights::Look {
-            return Err(AdminError::MayOnlyLook { name: caller.who.clone() });
-        }
+        permission::check(&self.cluster, caller, &row, statement).await?;
         let work = match row.scope {
             Scope::Cluster => run_on_cluster(&self.cluster, caller, statement),
             Scope::Process => run_on_process(&self.local, &self.cluster, caller, statement),
@@ -104,10 +110,10 @@ impl Executor {
         Ok(answer)
     }
 
-    fn count(&self, statement: &Statement, outcome: &Result<Answer, Refusal>) {
+    fn count(&self, statement: &Statement, outcome: &Result<Answer, AdminError>) {
         let verb = command(statement).tag;
         let sqlstate =
-            outcome.as_ref().map_or_else(|refusal| refusal.sqlstate.to_string(), |_| "00000".to_owned());
+            outcome.as_ref().map_or_else(|error| error.sqlstate().to_string(), |_| "00000".to_owned());
         self.local.metrics.counter(&names::ADMIN_COMMANDS, &[verb, &sqlstate]).increment(1);
     }
 
@@ -118,10 +124,10 @@ impl Executor {
 
     /// A command that was executed but could not be audited stays executed: the log says so. Most commands
     /// write their entry in the commit of their change.
-    async fn audit(&self, trail: &Trail, outcome: &Result<Answer, Refusal>) {
+    async fn audit(&self, trail: &Trail, outcome: &Result<Answer, AdminError>) {
         let outcome = match outcome {
             Ok(_) => OK.to_owned(),
-            Err(refusal) => format!("{}: {}", refusal.sqlstate, refusal.message),
+            Err(error) => format!("{}: {}", error.sqlstate(), error.message()),
         };
         let AuditEntry { who, command, .. } = trail.entry();
         tracing::info!(who, command, outcome, "admin command");
@@ -144,6 +150,11 @@ fn run_on_cluster<'a>(
         Statement::CreateTeam(team) => Box::pin(teams::create_team(cluster, caller, team)),
         Statement::AlterTeam(team) => Box::pin(teams::alter_team(cluster, caller, team)),
         Statement::DropTeam(team) => Box::pin(teams::drop_team(cluster, caller, team)),
+        Statement::CreateUser(user) => Box::pin(people::create_user(cluster, caller, user)),
+        Statement::AlterUser(user) => Box::pin(people::alter_user(cluster, caller, user)),
+        Statement::DropUser(user) => Box::pin(people::drop_user(cluster, caller, user)),
+        Statement::Grant(grant) => Box::pin(people::grant(cluster, caller, grant)),
+        Statement::Revoke(grant) => Box::pin(people::revoke(cluster, caller, grant)),
         Statement::CreateSystem(create) => Box::pin(systems::create_system(cluster, caller, create)),
         Statement::AlterSystem(alter) => Box::pin(systems::alter_system(cluster, caller, alter)),
         Statement::DropSystem(system) => Box::pin(systems::drop_system(cluster, caller, system)),
@@ -174,7 +185,7 @@ fn run_on_cluster<'a>(
             Box::pin(moves::finish_move(cluster, caller, *id, (*source, *differences), *wait))
         }
         Statement::VerifyAudit(head) => Box::pin(audit::verify(cluster, *head)),
-        Statement::Show(show) => return show.on_cluster(cluster).map(|rows| shown(show, rows)),
+        Statement::Show(show) => return show.on_cluster(cluster, caller).map(|rows| shown(show, rows)),
         Statement::Quarantine(_)
         | Statement::Pause(_)
         | Statement::WaitClose(_)
@@ -205,11 +216,18 @@ fn run_on_process<'a>(
         Statement::KillClient(session) => Box::pin(kill::kill_client(local, *session)),
         Statement::Reload => Box::pin(process::reload(local)),
         Statement::Shutdown(mode) => Box::pin(process::shutdown(local, *mode)),
-        Statement::Show(show) => return show.on_process(local, cluster).map(|rows| shown(show, rows)),
+        Statement::Show(show) => {
+            return show.on_process(local, cluster, caller).map(|rows| shown(show, rows));
+        }
         Statement::DriverQuery(query) => Box::pin(async { Ok(answer_driver(statement, query, caller)) }),
         Statement::CreateTeam(_)
         | Statement::AlterTeam(_)
         | Statement::DropTeam(_)
+        | Statement::CreateUser(_)
+        | Statement::AlterUser(_)
+        | Statement::DropUser(_)
+        | Statement::Grant(_)
+        | Statement::Revoke(_)
         | Statement::CreateSystem(_)
         | Statement::AlterSystem(_)
         | Statement::DropSystem(_)
@@ -272,6 +290,7 @@ mod tests {
     use super::*;
     use crate::admin::commands::COMMANDS;
     use crate::admin::parse;
+    use crate::admin::rights::Rights;
     use crate::admin::sql::parse_tests::{EXAMPLES, example_of};
     use crate::catalog::Catalog;
     use crate::catalog::embedded::EmbeddedStore;
@@ -314,7 +333,7 @@ mod tests {
         let caller = Caller {
             who: "alice".to_owned(),
             address: None,
-            rights: Rights::Change,
+            rights: Rights::admin(),
             notices: mpsc::channel(1).0,
             cancel: CancellationToken::new(),
             trail: None,

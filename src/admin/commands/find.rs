@@ -46,7 +46,7 @@ pub(in crate::admin) async fn databases(
 }
 
 /// The databases that are not deleted.
-pub(in crate::admin) async fn living(cluster: &Cluster) -> Result<Vec<DatabaseRecord>, AdminError> {
+pub(in crate::admin) async fn living(cluster: &Cluster) -> Result<Vec<DatabaseRecord>, StoreError> {
     let mut databases = cluster.catalog().databases().list().await?.into_values();
     databases.retain(|database| !matches!(database.lifecycle, Lifecycle::Deleted { .. }));
     Ok(databases)

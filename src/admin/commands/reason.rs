@@ -1,7 +1,7 @@
 //! The REASON of a command, and the entry in the history that a command makes.
 
 use super::context::{Caller, Cluster};
-use crate::model::HistoryEntry;
+use crate::model::{HistoryEntry, Told};
 
 /// A text that says something.
 pub(in crate::admin) fn stated(text: Option<&str>) -> Option<&str> {
@@ -14,5 +14,5 @@ pub(in crate::admin) fn because(reason: Option<&str>) -> String {
 }
 
 pub(in crate::admin) fn history(cluster: &Cluster, caller: &Caller, what: String) -> HistoryEntry {
-    HistoryEntry { at: cluster.now(), who: caller.who.clone(), what, epoch: None }
+    HistoryEntry { at: cluster.now(), who: caller.who.clone(), what, epoch: None, told: Told::AsItIs }
 }

@@ -10,8 +10,9 @@
 //! reference conflicts, and looks again.
 
 use super::context::{Caller, Cluster};
-use super::find;
+use super::people_error::PeopleError;
 use super::team_error::TeamError;
+use super::{find, people};
 use crate::admin::answer::Answer;
 use crate::admin::commands;
 use crate::admin::error::{AdminError, PURPOSE_CHARS_MIN, PurposeFault};
@@ -19,6 +20,7 @@ use crate::admin::statement::{AlterTeam, CreateTeam, DropTeam};
 use crate::catalog::store::StoreError;
 use crate::catalog::typed::ATTEMPTS_MAX;
 use crate::catalog::{Batch, Swap, Versioned, keys};
+use crate::error::Blame;
 use crate::model::{DatabaseName, DatabaseRecord, TeamName, TeamRecord};
 
 pub(in crate::admin) async fn create_team(
@@ -47,6 +49,11 @@ pub(in crate::admin) async fn alter_team(
     caller: &Caller,
     alter: &AlterTeam,
 ) -> Result<Answer, AdminError> {
+    if alter.parent.is_some() && caller.rights.is_of_product() {
+        let detail = "Which team is above another one is the platform's to say.".to_owned();
+        let (user, what) = (caller.who.clone(), "the PARENT of a team");
+        return Err(PeopleError::Clause { user, what, detail, side: Blame::Platform }.into());
+    }
     let key = keys::team(&alter.name);
     for _ in 0..ATTEMPTS_MAX {
         let Some(Versioned { value, revision }) = cluster.catalog().teams().get(&alter.name).await? else {
@@ -116,7 +123,8 @@ fn line_from<'a>(teams: &'a [Versioned<TeamRecord>], team: &TeamName) -> Vec<&'a
 }
 
 /// What depends on the team is read after its record: a change that refers to the team since then has written
-/// the record again, and the deletion conflicts.
+/// the record again, and the deletion conflicts. Grants on the team end with it: a later team of that name
+/// begins without any.
 pub(in crate::admin) async fn drop_team(
     cluster: &Cluster,
     caller: &Caller,
@@ -140,7 +148,9 @@ pub(in crate::admin) async fn drop_team(
         if !databases.is_empty() || !offers.is_empty() || !children.is_empty() {
             return Err(TeamError::InUse { team: name.to_string(), databases, offers, children }.into());
         }
-        if let Swap::Committed(_) = cluster.recording(caller).delete(key.clone(), team.revision).await? {
+        let batch = cluster.recording(caller).batch().unchanged(key.clone(), team.revision);
+        let batch = people::without_grants_on(cluster, batch.delete(key.clone()), name).await?;
+        if let Swap::Committed(_) = batch.commit().await? {
             return Ok(Answer::done(commands::DROP_TEAM));
         }
     }

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use super::context::{Caller, Cluster, Local};
 use super::databases::refuse_moving;
-use super::find;
 use super::operations::refuse_changing;
 use super::reason::{because, history, stated};
 use super::transition_error::TransitionError;
+use super::{find, permission};
 use crate::admin::answer::Answer;
 use crate::admin::commands;
 use crate::admin::error::{AdminError, identifier, literal};
@@ -44,7 +44,7 @@ pub(in crate::admin) async fn deprecate(
     let (sunset, reason) = checked_notice(cluster, &database, deprecate)?;
     refuse_changing(&database.name, database.operation)?;
     if let Some(successor) = &deprecate.successor {
-        check_successor(cluster, &database, successor).await?;
+        check_successor(cluster, caller, &database, successor).await?;
     }
     let successor = deprecate.successor.clone();
     let replaced = successor.as_ref().map_or_else(String::new, |name| format!(", successor {name}"));
@@ -94,13 +94,14 @@ fn checked_notice(
 /// Another database that clients can use.
 async fn check_successor(
     cluster: &Cluster,
+    caller: &Caller,
     database: &DatabaseRecord,
     successor: &DatabaseName,
 ) -> Result<(), AdminError> {
     if *successor == database.name {
         return Err(TransitionError::OwnSuccessor { database: database.name.to_string() }.into());
     }
-    let successor = find::database(cluster, successor).await?.value;
+    let successor = permission::seen_database(cluster, caller, successor).await?;
     match successor.is_served() {
         true => Ok(()),
         false => Err(AdminError::NotServed {
@@ -142,7 +143,7 @@ pub(in crate::admin) async fn quarantine(
     let reason = checked_reason(cluster, quarantine)?;
     refuse_unless(&database, "quarantined", can_be_quarantined)?;
     refuse_moving(cluster, &database).await?;
-    let clients = clients(local, cluster, &database.id).await?;
+    let clients = clients(local, cluster, caller, &database.id).await?;
     match (&clients, quarantine.clients) {
         (Some(clients), Clients::Refused) => {
             let command = command(quarantine, quarantine.until, Clients::Accepted);
@@ -207,6 +208,7 @@ fn command(quarantine: &Quarantine, until: Option<Date>, clients: Clients) -> St
 async fn clients(
     local: &Local,
     cluster: &Cluster,
+    caller: &Caller,
     database: &DatabaseId,
 ) -> Result<Option<String>, StoreError> {
     let now = cluster.now();
@@ -220,7 +222,11 @@ async fn clients(
     let fleet = cluster.catalog().fleet().acks(database).await?;
     let elsewhere = fleet.answers().filter(|(proxy, _)| **proxy != own).filter_map(|(proxy, ack)| {
         let sessions = ack?.sessions;
-        (sessions > 0).then(|| format!("{} of proxy \"{proxy}\"", connections(sessions)))
+        let of = match caller.rights.is_of_product() {
+            true => "elsewhere".to_owned(),
+            false => format!("of proxy \"{proxy}\""),
+        };
+        (sessions > 0).then(|| format!("{} {of}", connections(sessions)))
     });
     clients.extend(elsewhere);
     Ok((!clients.is_empty()).then(|| clients.join("; ")))

@@ -40,7 +40,7 @@ const TRANSACTION_WORDS: [&str; 16] = [
 ];
 
 /// Settings that drivers ask for with SHOW.
-const SETTINGS: [(&str, &str); 16] = [
+const SETTINGS: [(&str, &str); 17] = [
     ("server_version", SERVER_VERSION),
     ("server_version_num", "170000"),
     ("server_encoding", "UTF8"),
@@ -57,6 +57,8 @@ const SETTINGS: [(&str, &str); 16] = [
     ("timezone", "UTC"),
     ("search_path", "freehold"),
     ("extra_float_digits", "1"),
+    // psql's \password computes the verifier by itself.
+    ("password_encryption", "scram-sha-256"),
 ];
 
 /// The version that the admin port reports: drivers choose their behaviour by its leading number.
@@ -89,6 +91,7 @@ pub(in crate::admin) const COLUMNS: &[Column] = &[
     Column::text("timezone"),
     Column::text("search_path"),
     Column::text("extra_float_digits"),
+    Column::text("password_encryption"),
 ];
 
 /// The value of a function of `FUNCTIONS`; None: it depends on the connection.

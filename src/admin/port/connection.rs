@@ -29,8 +29,8 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::driver_queries::SERVER_VERSION;
 use crate::admin::parse::{Parsed, TEXT_BYTES_MAX};
 use crate::admin::port::connections::{AdminConnection, Connections};
+use crate::admin::port::directory::Origin;
 use crate::admin::port::queries::{Queries, explained, refused};
-use crate::admin::users::Rights;
 use crate::error::{Blame, Explain as _, Refusal, Severity, SqlState};
 use crate::frontend::Administrator;
 use crate::tls::Stream;
@@ -48,7 +48,7 @@ type Client = Framed<Join<Empty, WriteHalf<Stream>>, PgWireMessageServerCodec<Pa
 /// Serves an administrator until one of the two ends the connection.
 pub(in crate::admin) async fn serve(
     administrator: Administrator,
-    rights: Rights,
+    origin: Origin,
     permit: Option<OwnedSemaphorePermit>,
     connections: &Arc<Connections>,
 ) -> io::Result<()> {
@@ -66,7 +66,7 @@ pub(in crate::admin) async fn serve(
     let connection = connections.register(permit);
     complete_startup(&mut client, &name, &application_name, &connection).await?;
     let by = (name, Some(address.ip()));
-    let queries = Queries::new(by, rights, connection, connections.executor.clone());
+    let queries = Queries::new(by, origin, connection, connections.executor.clone());
     let mut connection = Connection {
         reader: MessageReader { reading, unread: early },
         client,

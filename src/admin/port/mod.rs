@@ -2,6 +2,7 @@
 
 mod connection;
 mod connections;
+pub(in crate::admin) mod directory;
 mod queries;
 mod row_encoding;
 pub mod serve;

@@ -50,9 +50,9 @@ use crate::admin::execute::Executor;
 use crate::admin::lookup::command;
 use crate::admin::parse::{Parsed, parse};
 use crate::admin::port::connections::AdminConnection;
+use crate::admin::port::directory::{Directory, Origin};
 use crate::admin::port::row_encoding::{check_formats, fields, response};
 use crate::admin::statement::{DriverQuery, Statement};
-use crate::admin::users::Rights;
 use crate::error::{Explain as _, Refusal, Severity, SqlState};
 
 /// Prepared statements of one connection, and also its portals.
@@ -64,9 +64,10 @@ const NOTICES_MAX: usize = 64;
 pub(in crate::admin) struct Queries {
     pub(in crate::admin) name: String,
     pub(in crate::admin) address: Option<IpAddr>,
-    pub(in crate::admin) rights: Rights,
+    pub(in crate::admin) origin: Origin,
     pub(in crate::admin) connection: AdminConnection,
     pub(in crate::admin) executor: Executor,
+    directory: Directory,
     /// Cancelled when the client is gone: a wait ends then, and no further statement begins.
     pub(in crate::admin) gone: CancellationToken,
     statements: Count,
@@ -106,18 +107,18 @@ impl Count {
 impl Queries {
     pub(in crate::admin) fn new(
         (name, address): (String, Option<IpAddr>),
-        rights: Rights,
+        origin: Origin,
         connection: AdminConnection,
         executor: Executor,
     ) -> Queries {
-        let gone = CancellationToken::new();
         Queries {
             name,
             address,
-            rights,
+            origin,
             connection,
+            directory: executor.directory(),
             executor,
-            gone,
+            gone: CancellationToken::new(),
             statements: Count::default(),
             portals: Count::default(),
         }
@@ -152,6 +153,8 @@ impl Queries {
         C::PortalStore: PortalStore,
         PgWireError: From<<C as Sink<Reply>>::Error>,
     {
+        let rights = self.directory.rights(&self.name, self.origin).await;
+        let rights = rights.map_err(|refusal| refused(&refusal))?;
         if let Some(outcome) = self.transaction(client, &parsed.statement) {
             return outcome;
         }
@@ -159,7 +162,7 @@ impl Queries {
         let caller = Caller {
             who: self.name.clone(),
             address: self.address,
-            rights: self.rights,
+            rights,
             notices,
             cancel: self.connection.next_wait(),
             trail: None,

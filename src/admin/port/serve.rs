@@ -16,7 +16,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -25,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::execute::Executor;
 use crate::admin::port::connection;
 use crate::admin::port::connections::Connections;
+use crate::admin::port::directory::Directory;
 use crate::admin::users::Users;
 use crate::auth::scram::MockSecret;
 use crate::frontend::{Access, Encryption, Frontend, FrontendError, IncomingAdmin};
@@ -56,7 +56,7 @@ pub struct AdminServer {
 
 struct Shared {
     frontend: Frontend,
-    users: ArcSwap<Users>,
+    directory: Directory,
     permits: Arc<Semaphore>,
     connections: Arc<Connections>,
     tasks: TaskTracker,
@@ -73,6 +73,8 @@ impl AdminServer {
         let listener = TcpListener::bind(options.listen).await?;
         let address = listener.local_addr()?;
         let sampling = tokio::spawn(executor.clone().sample());
+        let directory = executor.directory();
+        directory.set_file(options.users);
         let shared = Arc::new(Shared {
             frontend: Frontend {
                 routes: RouteTable::new(1),
@@ -82,7 +84,7 @@ impl AdminServer {
                 mock: options.mock,
                 access: options.access,
             },
-            users: ArcSwap::from_pointee(options.users),
+            directory,
             permits: Arc::new(Semaphore::new(options.connections_max as usize)),
             connections: Arc::new(Connections::new(executor)),
             tasks: TaskTracker::new(),
@@ -95,9 +97,9 @@ impl AdminServer {
         self.address
     }
 
-    /// Replaces the administrators. Connected ones stay.
+    /// Replaces the administrators of the file. It holds for their next command, too.
     pub fn set_users(&self, users: Users) {
-        self.shared.users.store(Arc::new(users));
+        self.shared.directory.set_file(users);
     }
 
     /// Closes the port, gives running commands up to `grace` to end, and closes the connections.
@@ -137,17 +139,15 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 
 async fn receive(tcp: TcpStream, address: SocketAddr, shared: Arc<Shared>) {
     let _ = tcp.set_nodelay(true);
-    let users = shared.users.load_full();
     let incoming = tokio::select! {
         () = shared.connections.closing.cancelled() => return,
-        incoming = shared.frontend.receive_administrator(tcp, address, &users.verifiers) => incoming,
+        incoming = shared.frontend.receive_administrator(tcp, address, &shared.directory) => incoming,
     };
     match incoming {
         Ok(IncomingAdmin::Cancel(request, _stream)) => shared.connections.cancel(&request),
-        Ok(IncomingAdmin::Administrator(administrator)) => {
+        Ok(IncomingAdmin::Administrator(administrator, origin)) => {
             let permit = Arc::clone(&shared.permits).try_acquire_owned().ok();
-            let rights = users.rights(&administrator.name);
-            if let Err(error) = connection::serve(administrator, rights, permit, &shared.connections).await {
+            if let Err(error) = connection::serve(administrator, origin, permit, &shared.connections).await {
                 tracing::debug!(%address, %error, "an administrator's connection broke");
             }
         }

@@ -7,6 +7,7 @@
 //! ```
 //!
 //! `stats` at the end of a line: this user may run SHOW and change nothing, like PgBouncer's `stats_users`.
+//! Every other one is an administrator of the platform. Users with fewer rights are in the catalogue.
 //!
 //! # Why verifiers only
 //! Reading a verifier is not enough to log in. Reading a password is, so passwords in the file are refused.
@@ -15,6 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
+use crate::admin::rights::Rights;
 use crate::auth::scram::{ITERATIONS_DEFAULT, SALT_BYTES_DEFAULT, Verifier};
 
 /// Names, verifiers and rights of the administrators.
@@ -25,20 +27,13 @@ pub struct Users {
 }
 
 impl Users {
-    /// The rights of an authenticated administrator.
-    pub fn rights(&self, name: &str) -> Rights {
-        match self.readers.contains(name) {
-            true => Rights::Look,
-            false => Rights::Change,
-        }
+    /// The rights of an administrator; `None`: the file does not list the name.
+    pub fn rights(&self, name: &str) -> Option<Rights> {
+        self.verifiers.contains_key(name).then(|| match self.readers.contains(name) {
+            true => Rights::stats(),
+            false => Rights::admin(),
+        })
     }
-}
-
-/// The rights of an administrator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rights {
-    Look,
-    Change,
 }
 
 /// What is wrong with the file.
@@ -80,11 +75,11 @@ fn parse_users(text: &str, path: &Path) -> Result<Users, UsersError> {
             continue;
         }
         let path = || path.to_owned();
-        let (name, verifier, rights) =
+        let (name, verifier, is_reader) =
             entry(line).ok_or_else(|| UsersError::Shape { path: path(), line: number })?;
         let verifier =
             Verifier::parse(verifier).map_err(|_| UsersError::Verifier { path: path(), line: number })?;
-        if rights == Rights::Look {
+        if is_reader {
             users.readers.insert(name.clone());
         }
         if users.verifiers.insert(name.clone(), verifier).is_some() {
@@ -94,8 +89,8 @@ fn parse_users(text: &str, path: &Path) -> Result<Users, UsersError> {
     Ok(users)
 }
 
-/// `"name" "verifier" [stats]`; a quote in a name is doubled.
-fn entry(line: &str) -> Option<(String, &str, Rights)> {
+/// `"name" "verifier" [stats]`, and whether `stats` is there; a quote in a name is doubled.
+fn entry(line: &str) -> Option<(String, &str, bool)> {
     let rest = line.strip_prefix('"')?;
     let mut end = 0;
     loop {
@@ -107,12 +102,12 @@ fn entry(line: &str) -> Option<(String, &str, Rights)> {
     }
     let name = rest.get(..end)?.replace("\"\"", "\"");
     let (verifier, behind) = rest.get(end + 1..)?.trim().strip_prefix('"')?.split_once('"')?;
-    let rights = match behind.trim() {
-        "" => Rights::Change,
-        "stats" => Rights::Look,
+    let is_reader = match behind.trim() {
+        "" => false,
+        "stats" => true,
         _ => return None,
     };
-    (!name.is_empty()).then_some((name, verifier, rights))
+    (!name.is_empty()).then_some((name, verifier, is_reader))
 }
 
 /// The line of the file for a name and a password.
@@ -140,14 +135,15 @@ mod tests {
         let text = format!("# comment\n\n{}\n{}\n", user_line("alice", "a"), user_line("b \"c\"", "d"));
         let users = parsed(&text).unwrap();
         assert!(users.verifiers.contains_key("alice") && users.verifiers.contains_key("b \"c\""));
-        assert_eq!(users.rights("alice"), Rights::Change);
+        assert_eq!((users.rights("alice"), users.rights("bob")), (Some(Rights::admin()), None));
     }
 
     #[test]
     fn stats_behind_a_verifier_is_the_right_to_look() {
         let users =
             parsed(&format!("{} stats\n{}", user_line("grafana", "a"), user_line("alice", "b"))).unwrap();
-        assert_eq!((users.rights("grafana"), users.rights("alice")), (Rights::Look, Rights::Change));
+        let expected = (Some(Rights::stats()), Some(Rights::admin()));
+        assert_eq!((users.rights("grafana"), users.rights("alice")), expected);
         let other = parsed(&format!("{} admin", user_line("grafana", "a")));
         assert!(matches!(other, Err(UsersError::Shape { line: 1, .. })));
     }

@@ -1,11 +1,11 @@
 //! SHOW: systems, teams, the history of a database and the audit trail.
 
 use crate::admin::answer::{Row, row};
-use crate::admin::context::Cluster;
+use crate::admin::context::{Caller, Cluster};
 use crate::admin::error::AdminError;
-use crate::admin::find;
 use crate::admin::systems::version;
-use crate::model::{DatabaseName, DatabaseRecord, SystemName, TeamName};
+use crate::admin::{find, permission};
+use crate::model::{DatabaseName, DatabaseRecord, Lifecycle, SystemName, TeamName};
 
 /// Entries of the audit trail that are shown.
 const AUDIT_ROWS_MAX: usize = 1_000;
@@ -34,7 +34,9 @@ pub(in crate::admin) async fn show_systems(cluster: &Cluster) -> Result<Vec<Row>
     Ok(rows.collect())
 }
 
-pub(in crate::admin) async fn show_teams(cluster: &Cluster) -> Result<Vec<Row>, AdminError> {
+/// Every user may know the teams, and where they are reached: a transfer names one. How many databases
+/// another team has is left out.
+pub(in crate::admin) async fn show_teams(cluster: &Cluster, caller: &Caller) -> Result<Vec<Row>, AdminError> {
     let databases = find::living(cluster).await?;
     let owned_by = |team: &TeamName| databases.iter().filter(|database| database.owner == *team).count();
     let teams = cluster.catalog().teams().list().await?.into_values();
@@ -42,7 +44,8 @@ pub(in crate::admin) async fn show_teams(cluster: &Cluster) -> Result<Vec<Row>, 
         row![
             &team.name,
             team.contact.as_str(),
-            owned_by(&team.name),
+            (!caller.rights.is_of_product() || caller.rights.on_team(&team.name).is_some())
+                .then(|| owned_by(&team.name)),
             team.created_at,
             team.parent.as_ref().map(TeamName::to_string),
             team.escalation.as_deref()
@@ -51,27 +54,26 @@ pub(in crate::admin) async fn show_teams(cluster: &Cluster) -> Result<Vec<Row>, 
     Ok(rows.collect())
 }
 
+/// The history of a database outlives it. Of a name that several databases had, it is that of the one that
+/// has it now, or else of the newest; of those that are the user's own.
 pub(in crate::admin) async fn show_history(
     cluster: &Cluster,
+    caller: &Caller,
     name: &DatabaseName,
 ) -> Result<Vec<Row>, AdminError> {
-    let database = match cluster.catalog().databases().named(name).await? {
-        Some(database) => database.value,
-        None => last_deleted(cluster, name).await?,
+    let mut known = cluster.catalog().databases().list().await?.into_values();
+    known.retain(|database| database.name == *name && permission::owns(&caller.rights, database));
+    let is_deleted = |database: &DatabaseRecord| matches!(database.lifecycle, Lifecycle::Deleted { .. });
+    let Some(database) = known.iter().max_by_key(|database| (!is_deleted(database), database.created_at))
+    else {
+        return Err(permission::unseen(cluster, caller, name).await?);
     };
-    let rows = database.history.iter();
-    let rows = rows.map(|entry| row![entry.at, entry.who.as_str(), entry.what.as_str(), entry.epoch]);
+    let sees_place = !caller.rights.is_of_product();
+    let rows = database.history.iter().filter_map(|entry| {
+        let what = if sees_place { Some(entry.what.as_str()) } else { entry.of_product() };
+        Some(row![entry.at, entry.who.as_str(), what?, entry.epoch.filter(|_| sees_place)])
+    });
     Ok(rows.collect())
-}
-
-/// The history of a database outlives it.
-async fn last_deleted(cluster: &Cluster, name: &DatabaseName) -> Result<DatabaseRecord, AdminError> {
-    let all = cluster.catalog().databases().list().await?.into_values();
-    let newest = all.into_iter().filter(|database| database.name == *name).max_by_key(|d| d.created_at);
-    match newest {
-        Some(database) => Ok(database),
-        None => find::database(cluster, name).await.map(|database| database.value),
-    }
 }
 
 pub(in crate::admin) async fn show_audit(cluster: &Cluster) -> Result<Vec<Row>, AdminError> {

@@ -1,11 +1,11 @@
 //! SHOW DATABASES and SHOW DATABASE.
 
 use crate::admin::answer::{Row, row};
-use crate::admin::context::{Cluster, Local};
+use crate::admin::context::{Caller, Cluster, Local};
 use crate::admin::databases::verifier_kind;
 use crate::admin::error::AdminError;
-use crate::admin::find;
 use crate::admin::transition_error::days;
+use crate::admin::{find, permission};
 use crate::model::{
     DatabaseName, DatabaseRecord, Date, Due, GateOrder, Lifecycle, NewClients, Quotas, RouteRecord, Service,
     Timeout, Timeouts, TransferOffer, UnixMillis, timeout_text,
@@ -15,19 +15,27 @@ use crate::model::{
 pub(in crate::admin) async fn show_databases(
     local: &Local,
     cluster: &Cluster,
+    caller: &Caller,
 ) -> Result<Vec<Row>, AdminError> {
     let routes = cluster.catalog().routes().list().await?.into_values();
-    let mut databases = find::living(cluster).await?;
+    let mut databases = permission::seen(cluster, caller).await?;
     databases.sort_by(|a, b| a.name.cmp(&b.name));
     let rows = databases.iter().map(|database| {
         let route = routes.iter().find(|route| route.database == database.id);
-        database_row(local, database, route)
+        let sees_place = !caller.rights.is_of_product();
+        database_row(local, database, route, sees_place)
     });
     Ok(rows.collect())
 }
 
-fn database_row(local: &Local, database: &DatabaseRecord, route: Option<&RouteRecord>) -> Row {
-    let place = route.map(|route| &route.place);
+/// With `sees_place`, where it is and what the platform does with it; these columns are NULL otherwise.
+fn database_row(
+    local: &Local,
+    database: &DatabaseRecord,
+    route: Option<&RouteRecord>,
+    sees_place: bool,
+) -> Row {
+    let place = route.filter(|_| sees_place).map(|route| &route.place);
     let contract = &database.contract;
     let here = local.routes.by_id(&database.id);
     let clients = here.as_ref().map_or(0, |route| route.session_table().len());
@@ -58,8 +66,8 @@ fn database_row(local: &Local, database: &DatabaseRecord, route: Option<&RouteRe
         database.state(),
         contract.tier.as_str(),
         place.map(|place| place.system.to_string()),
-        route.map(|route| route.epoch),
-        database.operation.map(|operation| operation.to_string()),
+        route.filter(|_| sees_place).map(|route| route.epoch),
+        database.operation.filter(|_| sees_place).map(|operation| operation.to_string()),
         database.purpose.as_str(),
         &database.id,
         database.adopted,
@@ -69,9 +77,11 @@ fn database_row(local: &Local, database: &DatabaseRecord, route: Option<&RouteRe
 
 pub(in crate::admin) async fn show_database(
     cluster: &Cluster,
+    caller: &Caller,
     name: &DatabaseName,
 ) -> Result<Vec<Row>, AdminError> {
     let database = find::database(cluster, name).await?.value;
+    let sees_place = !caller.rights.is_of_product();
     let route = cluster.catalog().routes().get(&database.id).await?.map(|route| route.value);
     let contract = &database.contract;
     let mut rows = vec![
@@ -88,7 +98,7 @@ pub(in crate::admin) async fn show_database(
         row!["move_transaction_wait", humantime::format_duration(contract.move_transaction_wait).to_string()],
         row!["move_pause_max", humantime::format_duration(contract.move_pause_max).to_string()],
     ];
-    rows.extend(lifecycle(&database, cluster.now()));
+    rows.extend(lifecycle(&database, cluster.now(), sees_place));
     rows.extend(database.offer.iter().flat_map(|offer| offered(offer, cluster.now())));
     let Quotas { message_size_max, logins_per_second_max } = contract.quotas;
     let default = || "default".to_owned();
@@ -101,21 +111,25 @@ pub(in crate::admin) async fn show_database(
         row![timeout.clause().to_lowercase(), set]
     }));
     rows.extend([
-        row!["operation", database.operation.map(|operation| operation.to_string())],
+        row!["operation", database.operation.filter(|_| sees_place).map(|operation| operation.to_string())],
         row!["adopted", database.adopted],
         row!["created_at", database.created_at],
         row!["created_by", database.created_by.as_str()],
     ]);
     if let Some(route) = &route {
-        rows.push(row!["system", &route.place.system]);
-        rows.push(row!["address", route.place.address.to_string()]);
-        rows.push(row!["dbname", route.place.dbname.as_str()]);
-        rows.push(row!["epoch", route.epoch]);
-        rows.push(row!["gate", gate(&route.gate)]);
-        rows.push(row![
-            "new_clients",
-            if route.new_clients == NewClients::Disabled { "refused" } else { "served" }
-        ]);
+        if sees_place {
+            rows.push(row!["system", &route.place.system]);
+            rows.push(row!["address", route.place.address.to_string()]);
+            rows.push(row!["dbname", route.place.dbname.as_str()]);
+            rows.push(row!["epoch", route.epoch]);
+            rows.push(row!["gate", gate(&route.gate)]);
+        }
+        let is_disabled = route.new_clients == NewClients::Disabled;
+        rows.push(row!["new_clients", if is_disabled { "refused" } else { "served" }]);
+    }
+    // A team to which it is only offered sees the contract, and not the clients.
+    if !permission::owns(&caller.rights, &database) {
+        return Ok(rows);
     }
     for login in cluster.catalog().logins().of(&database.id).await?.into_values() {
         let superuser = if login.superuser { ", superuser" } else { "" };
@@ -125,7 +139,7 @@ pub(in crate::admin) async fn show_database(
 }
 
 /// What its lifecycle state says besides its name, and what is due.
-fn lifecycle(database: &DatabaseRecord, now: UnixMillis) -> Vec<Row> {
+fn lifecycle(database: &DatabaseRecord, now: UnixMillis, sees_place: bool) -> Vec<Row> {
     let shown = |date: &Option<Date>| date.map(|date| date.to_string());
     let mut rows = match &database.lifecycle {
         Lifecycle::Deprecated { sunset, reason, successor } => vec![
@@ -141,10 +155,16 @@ fn lifecycle(database: &DatabaseRecord, now: UnixMillis) -> Vec<Row> {
         }
     };
     let due = database.lifecycle.due(now).map(|due| match (due, database.operation) {
+        (Due::Quarantine { since }, Some(_)) if !sees_place => {
+            format!("since {since}: quarantine, once the platform has finished its work on it")
+        }
         (Due::Quarantine { since }, Some(operation)) => {
             format!("since {since}: quarantine, once {operation} has ended")
         }
         (Due::Quarantine { since }, None) => format!("since {since}: quarantine"),
+        (Due::Decision { since }, _) if !sees_place => {
+            format!("since {since}: REVIVE DATABASE, or the platform team drops it")
+        }
         (Due::Decision { since }, _) => format!("since {since}: DROP DATABASE or REVIVE DATABASE"),
     });
     rows.extend(due.map(|due| row!["due", due]));

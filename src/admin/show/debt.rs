@@ -1,21 +1,23 @@
 //! SHOW DEBT: what is overdue, and what ends it.
 
 use crate::admin::answer::{Row, row};
-use crate::admin::context::Cluster;
+use crate::admin::context::{Caller, Cluster};
 use crate::admin::error::{AdminError, identifier, literal};
+use crate::admin::permission;
 use crate::model::{DatabaseRecord, Date, Due, TransferOffer, UnixMillis};
 
 /// Since when, what, and what ends it.
 type Debt = (Date, String, String);
 
-pub(in crate::admin) async fn show_debt(cluster: &Cluster) -> Result<Vec<Row>, AdminError> {
+pub(in crate::admin) async fn show_debt(cluster: &Cluster, caller: &Caller) -> Result<Vec<Row>, AdminError> {
     let now = cluster.now();
-    let mut databases = cluster.catalog().databases().list().await?.into_values();
+    let sees_place = !caller.rights.is_of_product();
+    let mut databases = permission::seen(cluster, caller).await?;
     databases.retain(|database| database.dropping.is_none());
     let teams = cluster.catalog().teams().list().await?.into_values();
     let mut overdue: Vec<(Date, Row)> = Vec::new();
     for database in &databases {
-        let due = database.lifecycle.due(now).map(|due| debt(database, due));
+        let due = database.lifecycle.due(now).map(|due| debt(database, due, sees_place));
         let unanswered = database.offer.as_ref().and_then(|offer| unanswered(database, offer, now));
         for (since, debt, cure) in due.into_iter().chain(unanswered) {
             let owner = teams.iter().find(|team| team.name == database.owner);
@@ -40,9 +42,14 @@ fn unanswered(database: &DatabaseRecord, offer: &TransferOffer, now: UnixMillis)
     offer.waits_for_long(now).then(|| (Date::of(offer.offered_at), debt, cure))
 }
 
-fn debt(database: &DatabaseRecord, due: Due) -> Debt {
+/// Without `sees_place`, the platform is asked for what only it can do.
+fn debt(database: &DatabaseRecord, due: Due, sees_place: bool) -> Debt {
     let name = identifier(database.name.as_str());
     match due {
+        Due::Quarantine { since } if !sees_place => {
+            let cure = "Ask the platform team.".to_owned();
+            (since, "not quarantined at its sunset: the platform is working on it".to_owned(), cure)
+        }
         Due::Quarantine { since } => {
             let waits = database
                 .operation
@@ -51,8 +58,12 @@ fn debt(database: &DatabaseRecord, due: Due) -> Debt {
         }
         Due::Decision { since } => {
             let confirm = literal(database.name.as_str());
-            let cure =
-                format!("REVIVE DATABASE {name}; or DROP DATABASE {name} CONFIRM {confirm} REASON 'text';");
+            let cure = match sees_place {
+                true => format!(
+                    "REVIVE DATABASE {name}; or DROP DATABASE {name} CONFIRM {confirm} REASON 'text';"
+                ),
+                false => format!("REVIVE DATABASE {name}; or ask the platform team to drop it."),
+            };
             (since, "its quarantine is over, and nothing is decided".to_owned(), cure)
         }
     }

@@ -3,11 +3,11 @@
 use futures_util::future::BoxFuture;
 
 use super::{
-    catalog, consumers, contract, databases, debt, moves, operations, process, sessions, sockets, traffic,
+    catalog, consumers, contract, databases, debt, moves, operations, people, process, sessions, sockets, traffic,
 };
 use crate::admin::answer::Row;
 use crate::admin::commands::{Show, each_show};
-use crate::admin::context::{Cluster, Local};
+use crate::admin::context::{Caller, Cluster, Local};
 use crate::admin::error::AdminError;
 
 /// What a SHOW answers, once it is awaited.
@@ -34,17 +34,23 @@ macro_rules! second {
 }
 
 /// Makes the two functions. That of a row is over [`Cluster`] or over [`Local`], as its scope says; `with
-/// cluster` gives a SHOW of the process the catalogue, too.
+/// cluster` gives a SHOW of the process the catalogue, too, and `for caller` the user that asks.
 macro_rules! dispatch {
     ($($variant:ident $scope:ident $syntax:literal,
-        $($function:ident)::+($($subject:ident: $kind:ty)?) $(with $cluster:ident)?;)*) => {
+        $($function:ident)::+($($subject:ident: $kind:ty)?) $(with $cluster:ident)? $(for $asker:ident)?;)*) => {
         #[allow(unused_variables, reason = "a SHOW of the other scope uses nothing of what is at hand")]
         impl Show {
             /// The rows of a SHOW whose scope is the cluster.
-            pub(in crate::admin) fn on_cluster<'a>(&'a self, cluster: &'a Cluster) -> Option<ShowRows<'a>> {
+            pub(in crate::admin) fn on_cluster<'a>(
+                &'a self,
+                cluster: &'a Cluster,
+                caller: &'a Caller,
+            ) -> Option<ShowRows<'a>> {
                 match self {
-                    $(Show::$variant $(($subject))? =>
-                        rows_if!(Cluster is $scope, $($function)::+(cluster $(, $subject)?)),)*
+                    $(Show::$variant $(($subject))? => rows_if!(
+                        Cluster is $scope,
+                        $($function)::+(cluster $(, second!($asker caller))? $(, $subject)?)
+                    ),)*
                 }
             }
 
@@ -53,11 +59,12 @@ macro_rules! dispatch {
                 &'a self,
                 local: &'a Local,
                 cluster: &'a Cluster,
+                caller: &'a Caller,
             ) -> Option<ShowRows<'a>> {
                 match self {
                     $(Show::$variant $(($subject))? => rows_if!(
                         Process is $scope,
-                        $($function)::+(local $(, second!($cluster cluster))? $(, $subject)?)
+                        $($function)::+(local $(, second!($cluster cluster))? $(, second!($asker caller))? $(, $subject)?)
                     ),)*
                 }
             }

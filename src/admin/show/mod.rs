@@ -9,6 +9,7 @@ pub(in crate::admin) mod debt;
 pub(in crate::admin) mod dispatch;
 pub(in crate::admin) mod moves;
 pub(in crate::admin) mod operations;
+pub(in crate::admin) mod people;
 pub(in crate::admin) mod process;
 pub(in crate::admin) mod samples;
 pub(in crate::admin) mod sessions;

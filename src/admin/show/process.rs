@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use crate::admin::answer::{Row, row};
-use crate::admin::commands::COMMANDS;
-use crate::admin::context::{Cluster, Local};
+use crate::admin::commands::{COMMANDS, Command};
+use crate::admin::context::{Caller, Cluster, Local};
 use crate::admin::error::AdminError;
 use crate::admin::find;
+use crate::admin::show::people;
 use crate::admin::show::sessions::{is_lent, pools};
 use crate::config::{Apply, Config};
 
@@ -20,9 +21,10 @@ struct User {
     clients_max: u64,
 }
 
-/// The table of commands.
-pub(in crate::admin) async fn show_help(_local: &Local) -> Result<Vec<Row>, AdminError> {
-    Ok(COMMANDS.iter().map(|command| row![command.syntax, command.doc]).collect())
+/// The rows of the table that a user may run.
+pub(in crate::admin) async fn show_help(_local: &Local, caller: &Caller) -> Result<Vec<Row>, AdminError> {
+    let may = |command: &&Command| command.permission.roles.iter().any(|role| caller.rights.holds(*role));
+    Ok(COMMANDS.iter().filter(may).map(|command| row![command.syntax, command.doc]).collect())
 }
 
 /// Beside what this process has, it counts what the catalogue has.
@@ -52,10 +54,16 @@ pub(in crate::admin) async fn show_lists(local: &Local, cluster: &Cluster) -> Re
     Ok(rows)
 }
 
-pub(in crate::admin) async fn show_users(local: &Local) -> Result<Vec<Row>, AdminError> {
-    let rows = users(local).into_iter().map(|(name, user)| {
-        row![
-            name,
+/// Roles of applications, and users of the admin port; a name that is both has one row.
+pub(in crate::admin) async fn show_users(local: &Local, cluster: &Cluster) -> Result<Vec<Row>, AdminError> {
+    let mut roles = users(local);
+    let mut kept = people::kept(cluster).await?;
+    for name in kept.keys() {
+        roles.entry(name.clone()).or_default();
+    }
+    let rows = roles.into_iter().map(|(name, user)| {
+        let mut row = row![
+            name.as_str(),
             None::<String>,
             None::<String>,
             None::<String>,
@@ -64,7 +72,9 @@ pub(in crate::admin) async fn show_users(local: &Local) -> Result<Vec<Row>, Admi
             user.clients_max.min(i32::MAX as u64),
             user.clients,
             user.databases
-        ]
+        ];
+        row.extend(kept.remove(&name).unwrap_or_else(|| vec![None; people::KEPT_COLUMNS]));
+        row
     });
     Ok(rows.collect())
 }

@@ -1,10 +1,12 @@
 //! SHOW STATS and related commands.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use crate::admin::answer::{Cell, Row, row};
-use crate::admin::context::Local;
+use crate::admin::context::{Caller, Cluster, Local};
 use crate::admin::error::AdminError;
+use crate::admin::permission;
 use crate::admin::show::samples::Recent;
 use crate::route::{Counter, Totals};
 
@@ -25,18 +27,41 @@ impl Traffic {
     }
 }
 
-pub(in crate::admin) async fn show_stats(local: &Local) -> Result<Vec<Row>, AdminError> {
+pub(in crate::admin) async fn show_stats(
+    local: &Local,
+    cluster: &Cluster,
+    caller: &Caller,
+) -> Result<Vec<Row>, AdminError> {
     let rows = each_traffic(local, |traffic| traffic.totals().chain(traffic.averages()).collect());
-    Ok(rows)
+    of_own(cluster, caller, rows).await
 }
 
-pub(in crate::admin) async fn show_stats_totals(local: &Local) -> Result<Vec<Row>, AdminError> {
+pub(in crate::admin) async fn show_stats_totals(
+    local: &Local,
+    cluster: &Cluster,
+    caller: &Caller,
+) -> Result<Vec<Row>, AdminError> {
     let rows = each_traffic(local, |traffic| traffic.totals().collect());
-    Ok(rows)
+    of_own(cluster, caller, rows).await
 }
 
-pub(in crate::admin) async fn show_stats_averages(local: &Local) -> Result<Vec<Row>, AdminError> {
+pub(in crate::admin) async fn show_stats_averages(
+    local: &Local,
+    cluster: &Cluster,
+    caller: &Caller,
+) -> Result<Vec<Row>, AdminError> {
     let rows = each_traffic(local, |traffic| traffic.averages().collect());
+    of_own(cluster, caller, rows).await
+}
+
+/// The rows of the databases that are the user's own.
+async fn of_own(cluster: &Cluster, caller: &Caller, mut rows: Vec<Row>) -> Result<Vec<Row>, AdminError> {
+    if caller.rights.is_of_product() {
+        let mut own = permission::seen(cluster, caller).await?;
+        own.retain(|database| permission::owns(&caller.rights, database));
+        let own: HashSet<&str> = own.iter().map(|database| database.name.as_str()).collect();
+        rows.retain(|row| row.first().and_then(Option::as_deref).is_some_and(|name| own.contains(name)));
+    }
     Ok(rows)
 }
 

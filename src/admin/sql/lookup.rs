@@ -2,10 +2,19 @@
 
 use crate::admin::column::Column;
 use crate::admin::commands::{self, Command, Effect, Scope};
+use crate::admin::rights::{Own, Permission, Role};
 use crate::admin::statement::{DriverQuery, Statement};
 
-const SILENT: Command =
-    Command { syntax: "", doc: "", columns: &[], tag: "SET", scope: Scope::Process, effect: Effect::Look };
+/// What drivers send on their own: every user may.
+const SILENT: Command = Command {
+    syntax: "",
+    doc: "",
+    columns: &[],
+    tag: "SET",
+    scope: Scope::Process,
+    effect: Effect::Look,
+    permission: Permission { roles: &[Role::User], own: Some(Own::Rows) },
+};
 const ONE_VALUE: Command = Command { columns: &[Column::text("?column?")], tag: "SELECT", ..SILENT };
 
 /// The row of the table for a statement.
@@ -28,6 +37,11 @@ pub(in crate::admin) fn command(statement: &Statement) -> Command {
         Statement::AcceptTransfer(_) => commands::ACCEPT_TRANSFER,
         Statement::RejectTransfer(_) => commands::REJECT_TRANSFER,
         Statement::CancelTransfer(_) => commands::CANCEL_TRANSFER,
+        Statement::CreateUser(_) => commands::CREATE_USER,
+        Statement::AlterUser(_) => commands::ALTER_USER,
+        Statement::DropUser(_) => commands::DROP_USER,
+        Statement::Grant(_) => commands::GRANT,
+        Statement::Revoke(_) => commands::REVOKE,
         Statement::PlanMove { .. } => commands::PLAN_MOVE,
         Statement::Move(_) => commands::MOVE_DATABASE,
         Statement::UndoMove { .. } => commands::UNDO_MOVE,

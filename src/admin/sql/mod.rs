@@ -4,6 +4,7 @@ pub mod column;
 pub(in crate::admin) mod lookup;
 pub(in crate::admin) mod parse;
 mod parse_lifecycle;
+mod parse_people;
 pub(in crate::admin) mod parse_show;
 mod parse_teams;
 mod parse_verbs;

@@ -7,7 +7,7 @@
 use crate::admin::commands::command_meant;
 use crate::admin::driver_queries;
 use crate::admin::parser::Parser;
-use crate::admin::sql::{parse_lifecycle, parse_show, parse_teams, parse_verbs, values};
+use crate::admin::sql::{parse_lifecycle, parse_people, parse_show, parse_teams, parse_verbs, values};
 use crate::admin::statement::{
     AdoptDatabase, AlterDatabase, AlterSystem, CreateDatabase, CreateSystem, Differences, DropDatabase, Move,
     Placement, SourceDisposition, Statement, Wait,
@@ -22,7 +22,7 @@ use crate::model::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parsed {
     pub statement: Statement,
-    /// Its own text, without the semicolon.
+    /// Its own text, without the semicolon, and with passwords replaced.
     pub text: String,
 }
 
@@ -45,8 +45,8 @@ pub fn parse(text: &str) -> Result<Vec<Parsed>, SyntaxError> {
         let place = parser.place();
         let statement =
             statement(&mut parser).map_err(|error| with_syntax(error, &parser.words_from(place)))?;
-        let own = text.get(start..parser.span().start).unwrap_or("").trim_end();
-        statements.push(Parsed { statement, text: own.to_owned() });
+        let text = parser.shown(text, start..parser.span().start);
+        statements.push(Parsed { statement, text });
     }
 }
 
@@ -58,11 +58,13 @@ fn with_syntax(error: SyntaxError, words: &[String]) -> SyntaxError {
     }
 }
 
-const VERBS: [&str; 28] = [
+const VERBS: [&str; 30] = [
     "SHOW",
     "CREATE",
     "ALTER",
     "DROP",
+    "GRANT",
+    "REVOKE",
     "ADOPT",
     "DEPRECATE",
     "REVIVE",
@@ -99,6 +101,8 @@ fn statement(parser: &mut Parser) -> Result<Statement, SyntaxError> {
         "CREATE" => create(parser)?,
         "ALTER" => alter(parser)?,
         "DROP" => drop_object(parser)?,
+        "GRANT" => Statement::Grant(parse_people::grant_of(parser, "TO")?),
+        "REVOKE" => Statement::Revoke(parse_people::grant_of(parser, "FROM")?),
         "ADOPT" => adopt(parser)?,
         verb @ ("DEPRECATE" | "REVIVE" | "QUARANTINE") => parse_lifecycle::lifecycle_verb(parser, verb)?,
         verb @ ("TRANSFER" | "ACCEPT" | "REJECT") => parse_teams::transfer_verb(parser, verb)?,
@@ -134,24 +138,27 @@ fn verify(parser: &mut Parser) -> Result<Statement, SyntaxError> {
 }
 
 fn create(parser: &mut Parser) -> Result<Statement, SyntaxError> {
-    match parser.one_of(&["DATABASE", "SYSTEM", "TEAM"])? {
+    match parser.one_of(&["DATABASE", "SYSTEM", "TEAM", "USER"])? {
         "DATABASE" => create_database(parser),
         "SYSTEM" => create_system(parser),
+        "USER" => Ok(Statement::CreateUser(parse_people::user_password(parser)?)),
         _ => parse_teams::create_team(parser),
     }
 }
 
 fn alter(parser: &mut Parser) -> Result<Statement, SyntaxError> {
-    match parser.one_of(&["DATABASE", "SYSTEM", "TEAM"])? {
+    match parser.one_of(&["DATABASE", "SYSTEM", "TEAM", "USER"])? {
         "DATABASE" => alter_database(parser),
         "SYSTEM" => alter_system(parser),
+        "USER" => Ok(Statement::AlterUser(parse_people::user_password(parser)?)),
         _ => parse_teams::alter_team(parser),
     }
 }
 
 fn drop_object(parser: &mut Parser) -> Result<Statement, SyntaxError> {
-    match parser.one_of(&["DATABASE", "SYSTEM", "TEAM"])? {
+    match parser.one_of(&["DATABASE", "SYSTEM", "TEAM", "USER"])? {
         "DATABASE" => drop_database(parser),
+        "USER" => Ok(Statement::DropUser(values::user(parser)?)),
         "SYSTEM" => Ok(Statement::DropSystem(values::system(parser)?)),
         _ => parse_teams::drop_team(parser),
     }

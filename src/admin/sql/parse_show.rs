@@ -13,7 +13,7 @@ type ReadShow = fn(&mut Parser) -> Result<Show, SyntaxError>;
 /// Makes [`SHOWS`].
 macro_rules! shows {
     ($($variant:ident $scope:ident $syntax:literal,
-        $($function:ident)::+($($subject:ident: $kind:ty)?) $(with $cluster:ident)?;)*) => {
+        $($function:ident)::+($($subject:ident: $kind:ty)?) $(with $cluster:ident)? $(for $asker:ident)?;)*) => {
         /// The syntax of each SHOW, and what reads its name or number.
         const SHOWS: &[(&str, ReadShow)] =
             &[$(($syntax, |_parser| Ok(Show::$variant $((<$kind as Subject>::read(_parser)?))?)),)*];

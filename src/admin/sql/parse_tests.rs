@@ -16,6 +16,12 @@ pub(in crate::admin) const EXAMPLES: &[&str] = &[
     "ALTER TEAM cards ESCALATION '+49 30 1' PARENT NONE",
     "DROP TEAM payments",
     "DROP TEAM payments REASON 'merged into finance'",
+    "CREATE USER alice PASSWORD 'correct horse battery'",
+    "ALTER USER alice PASSWORD 'correct horse battery'",
+    "DROP USER alice",
+    "GRANT OWNER ON TEAM payments TO alice",
+    "GRANT AUDITOR ON PLATFORM TO carol",
+    "REVOKE VIEWER ON TEAM payments FROM alice",
     "CREATE SYSTEM pg-17 HOST '10.0.0.7' PORT 5432 ROLE freehold DATABASE postgres PASSWORD FILE '/run/secret' \
      SSLMODE verify-full AUTH password REPLICATION HOST 'pg17' PORT 5433",
     "ALTER SYSTEM pg-17 HOST 'x' CORDON",
@@ -221,7 +227,7 @@ fn every_show_of_the_table_is_understood_by_its_own_syntax() {
 #[test]
 fn a_misspelt_keyword_is_pointed_at_with_what_was_meant() {
     let error = mistake("CREATE DATABSE shop");
-    assert_eq!(error.message, "expected DATABASE, SYSTEM or TEAM, found \"DATABSE\"");
+    assert_eq!(error.message, "expected DATABASE, SYSTEM, TEAM or USER, found \"DATABSE\"");
     assert_eq!(error.hint.as_deref(), Some("Did you mean DATABASE?"));
     assert_eq!(error.span, 7..14);
     assert_eq!(mistake("SHWO DATABASES").hint.as_deref(), Some("Did you mean SHOW?"));
@@ -391,4 +397,68 @@ fn a_mistake_in_a_known_command_shows_its_syntax() {
         assert_eq!(mistake(text).hint.as_deref(), Some(syntax), "{text}");
     }
     assert_eq!(mistake("CREATE 5").hint, None, "which command is meant is not known yet");
+}
+
+const VERIFIER: &str = "SCRAM-SHA-256$4096:c2FsdHNhbHRzYWx0c2FsdA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:\
+                        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
+#[test]
+fn a_password_is_in_no_text_that_is_kept_and_in_no_error() {
+    for text in [
+        "CREATE USER alice PASSWORD 'correct horse battery' ; SHOW TEAMS",
+        "alter user bob /* x */ password 'it''s a long horse' ",
+    ] {
+        let parsed = parse(text).unwrap();
+        assert!(parsed[0].text.ends_with("'***'"), "{}", parsed[0].text);
+        assert!(!format!("{parsed:?}").contains("horse"), "{parsed:?}");
+    }
+    let several = parse("SHOW TEAMS; ALTER USER b PASSWORD 'it''s a long one'; SHOW STATE").unwrap();
+    let texts: Vec<&str> = several.iter().map(|parsed| parsed.text.as_str()).collect();
+    assert_eq!(texts, ["SHOW TEAMS", "ALTER USER b PASSWORD '***'", "SHOW STATE"]);
+    for text in [
+        "CREATE USER alice 'hunter2 hunter2'",
+        "CREATE USER alice hunter2",
+        "CREATE USER alice PASSWORD hunter2",
+        "CREATE USER alice PASSWORD \"hunter2\"",
+        "CREATE USER alice PASSWORD 'hunter2'",
+        "CREATE USER alice PASSWORD 'correct horse battery' 'hunter2'",
+        "CREATE USER 'hunter2'",
+        "ALTER USER alice PASWORD 'hunter2 hunter2'",
+        "ALTER USER alice PASSWORD 2 hunter2",
+        "ALTER USER alice PASSWORD 'hunter2",
+        "ALTER USER alice PASSWORD 'SCRAM-SHA-256$hunter2'",
+    ] {
+        let error = mistake(text);
+        assert!(!format!("{error:?}").contains("hunter2"), "{text}: {error:?}");
+    }
+    assert_eq!(mistake("ALTER USER alice PASWORD 'x'").hint.as_deref(), Some("Did you mean PASSWORD?"));
+}
+
+#[test]
+fn a_password_is_long_enough_or_a_verifier_that_is_strong_enough() {
+    assert!(matches!(one(&format!("CREATE USER a PASSWORD '{VERIFIER}'")), Statement::CreateUser(_)));
+    for (password, message) in [
+        ("elevenchars", "the password is too short"),
+        ("", "the password is too short"),
+        ("md5acbd18db4cc2f85cedef654fccc4a4d8", "an md5 hash is no password"),
+        (&VERIFIER.replace("4096", "4095"), "the verifier has too few iterations"),
+        (&VERIFIER[..90], "the verifier is damaged"),
+    ] {
+        let error = mistake(&format!("ALTER USER a PASSWORD '{password}'"));
+        assert_eq!((error.message.as_str(), error.kind), (message, ErrorKind::Value), "{password}");
+    }
+    assert!(parse("CREATE USER a PASSWORD 'twelve chars'").is_ok());
+}
+
+#[test]
+fn a_right_on_a_team_is_not_one_on_the_platform() {
+    for text in [
+        "GRANT OWNER ON PLATFORM TO a",
+        "GRANT ADMIN ON TEAM t TO a",
+        "GRANT ADMIN ON PLATFORM FROM a",
+        "REVOKE ADMIN ON PLATFORM TO a",
+        "GRANT ROOT ON PLATFORM TO a",
+    ] {
+        assert_eq!(mistake(text).kind, ErrorKind::Syntax, "{text}");
+    }
 }

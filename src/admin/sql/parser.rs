@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::admin::SyntaxError;
+use crate::admin::statement::Secret;
 use crate::admin::token::{Kind, Token, tokens};
 use crate::config::closest;
 use crate::model::NameError;
@@ -11,13 +12,17 @@ use crate::model::NameError;
 pub(in crate::admin) struct Parser {
     tokens: Vec<Token>,
     at: usize,
+    /// No error shows what was found: it may be a password in the wrong place.
+    is_discreet: bool,
+    /// Where secrets stand in the text.
+    secrets: Vec<Range<usize>>,
 }
 
 const END: Token = Token { kind: Kind::End, span: 0..0 };
 
 impl Parser {
     pub(in crate::admin) fn new(text: &str) -> Result<Parser, SyntaxError> {
-        Ok(Parser { tokens: tokens(text)?, at: 0 })
+        Ok(Parser { tokens: tokens(text)?, at: 0, is_discreet: false, secrets: Vec::new() })
     }
 
     fn token(&self) -> &Token {
@@ -129,14 +134,40 @@ impl Parser {
     /// An error: what was expected here, and what was found.
     pub(in crate::admin) fn expected(&self, what: &str) -> SyntaxError {
         let found = match &self.token().kind {
+            Kind::End => "the end of the command".to_owned(),
+            _ if self.is_discreet => "something else".to_owned(),
             Kind::Word(word) => format!("\"{word}\""),
             Kind::Quoted(name) => format!("\"{name}\""),
             Kind::Text(text) => format!("'{text}'"),
             Kind::Number(number) => number.clone(),
             Kind::Symbol(symbol) => format!("\"{symbol}\""),
-            Kind::End => "the end of the command".to_owned(),
         };
         SyntaxError::new(self.span(), format!("expected {what}, found {found}"))
+    }
+
+    /// From here on, errors do not show what was found.
+    pub(in crate::admin) fn be_discreet(&mut self) {
+        self.is_discreet = true;
+    }
+
+    /// `'text'` that is shown nowhere, and its place.
+    pub(in crate::admin) fn secret(&mut self, what: &str) -> Result<(Secret, Range<usize>), SyntaxError> {
+        let span = self.span();
+        let secret = Secret::new(self.text(what)?);
+        self.secrets.push(span.clone());
+        Ok((secret, span))
+    }
+
+    /// A part of the text, with secrets replaced.
+    pub(in crate::admin) fn shown(&self, text: &str, part: Range<usize>) -> String {
+        let (mut shown, mut at) = (String::new(), part.start);
+        for secret in self.secrets.iter().filter(|secret| part.contains(&secret.start)) {
+            shown.push_str(text.get(at..secret.start).unwrap_or(""));
+            shown.push_str("'***'");
+            at = secret.end;
+        }
+        shown.push_str(text.get(at..part.end).unwrap_or(""));
+        shown.trim_end().to_owned()
     }
 
     pub(in crate::admin) fn end_of_statement(&mut self) -> Result<(), SyntaxError> {
@@ -180,6 +211,7 @@ impl Parser {
         let Kind::Text(text) = &self.token().kind else {
             let error = self.expected(&format!("{what} in single quotes"));
             return Err(match &self.token().kind {
+                _ if self.is_discreet => error,
                 Kind::Word(word) => error.with_hint(format!("Write '{word}'.")),
                 Kind::Quoted(word) => {
                     error.with_hint(format!("Write '{word}': double quotes are for names."))

@@ -1,12 +1,16 @@
 //! The statements of administrators, parsed. A [`Statement`] is well-formed; the executor decides whether it
 //! is allowed.
 
+use std::fmt;
 use std::time::Duration;
+
+use zeroize::Zeroizing;
 
 pub use crate::admin::commands::Show;
 use crate::catalog::chain::Head;
 use crate::model::{
-    ContractChange, DatabaseName, Date, MoveId, RoleName, ServerAuth, SslMode, SystemName, TeamName, Tier,
+    ContractChange, DatabaseName, Date, Grant, MoveId, RoleName, ServerAuth, SslMode, SystemName, TeamName,
+    Tier, UserName,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +18,11 @@ pub enum Statement {
     CreateTeam(CreateTeam),
     AlterTeam(AlterTeam),
     DropTeam(DropTeam),
+    CreateUser(UserPassword),
+    AlterUser(UserPassword),
+    DropUser(UserName),
+    Grant(GrantOf),
+    Revoke(GrantOf),
     CreateSystem(CreateSystem),
     AlterSystem(AlterSystem),
     DropSystem(SystemName),
@@ -132,6 +141,39 @@ pub struct AlterTeam {
 pub struct DropTeam {
     pub name: TeamName,
     pub reason: Option<String>,
+}
+
+/// A password or a verifier as it was typed. It is shown nowhere, and wiped when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    pub(in crate::admin) fn new(text: String) -> Secret {
+        Secret(Zeroizing::new(text))
+    }
+
+    pub(in crate::admin) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserPassword {
+    pub name: UserName,
+    pub password: Secret,
+}
+
+/// What is given to a user, or taken from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantOf {
+    pub grant: Grant,
+    pub user: UserName,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -279,7 +321,37 @@ pub enum DriverQuery {
     Setting(&'static str, &'static str),
 }
 
+/// What a statement names that may be a team's or a user's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject<'a> {
+    Database(&'a DatabaseName),
+    Team(&'a TeamName),
+    User(&'a UserName),
+    Other,
+}
+
 impl Statement {
+    /// What it is about, for the check of rights.
+    pub fn subject(&self) -> Subject<'_> {
+        match self {
+            Statement::AlterDatabase(alter) => Subject::Database(&alter.name),
+            Statement::Deprecate(deprecate) => Subject::Database(&deprecate.name),
+            Statement::Revive(revive) => Subject::Database(&revive.name),
+            Statement::Quarantine(quarantine) => Subject::Database(&quarantine.name),
+            Statement::Transfer(transfer) => Subject::Database(&transfer.name),
+            Statement::AcceptTransfer(name) | Statement::CancelTransfer(name) => Subject::Database(name),
+            Statement::RejectTransfer(reject) => Subject::Database(&reject.name),
+            Statement::Show(
+                Show::Database(name) | Show::Consumers(name) | Show::Contract(name) | Show::History(name),
+            ) => Subject::Database(name),
+            Statement::Show(Show::ContractText(export)) => Subject::Database(&export.database),
+            Statement::AlterTeam(team) => Subject::Team(&team.name),
+            Statement::AlterUser(user) => Subject::User(&user.name),
+            // A command that is the platform's alone needs no subject: nothing of it is a team's own.
+            _ => Subject::Other,
+        }
+    }
+
     /// The text of its REASON clause.
     pub fn reason(&self) -> Option<&str> {
         match self {

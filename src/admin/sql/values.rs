@@ -9,7 +9,7 @@ use crate::catalog::chain::Head;
 use crate::model::quotas::{LOGINS_PER_SECOND_MAX, MESSAGE_SIZES};
 use crate::model::{
     ByteSize, DatabaseName, Date, MoveId, Pooling, RoleName, ServerAuth, SslMode, SystemName, TeamName, Tier,
-    Timeout,
+    Timeout, UserName,
 };
 
 pub(in crate::admin) fn database(parser: &mut Parser) -> Result<DatabaseName, SyntaxError> {
@@ -22,6 +22,10 @@ pub(in crate::admin) fn system(parser: &mut Parser) -> Result<SystemName, Syntax
 
 pub(in crate::admin) fn team(parser: &mut Parser) -> Result<TeamName, SyntaxError> {
     parser.name("the name of a team", TeamName::parse)
+}
+
+pub(in crate::admin) fn user(parser: &mut Parser) -> Result<UserName, SyntaxError> {
+    parser.name("the name of a user", UserName::parse)
 }
 
 pub(in crate::admin) fn move_id(parser: &mut Parser) -> Result<MoveId, SyntaxError> {

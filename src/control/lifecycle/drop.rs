@@ -21,7 +21,7 @@ use crate::catalog::{Catalog, Swap, Versioned, keys};
 use crate::control::operations::StepFuture;
 use crate::model::{
     DatabaseId, DatabasePhase, DatabaseRecord, DatabaseStep, DropFacts, DropRecord, Dropping, HistoryEntry,
-    Lifecycle, OperationKind, UnixMillis,
+    Lifecycle, OperationKind, Told, UnixMillis,
 };
 
 /// The operation that drops a database.
@@ -49,12 +49,19 @@ impl DatabaseChange for DropOperation {
         if record.phase == DatabasePhase::Done {
             let left_as = record.facts.left_as.as_deref().unwrap_or(&record.dbname);
             let what = format!("dropped: {reason}; left as \"{left_as}\" on system {}", record.system);
+            let told = Told::InOtherWords(format!("dropped: {reason}"));
             database.lifecycle = Lifecycle::Deleted { at };
             if let Some(offer) = database.offer.take() {
                 let what = format!("transfer to team {} ended: the database is dropped", offer.to);
-                database.history.push(HistoryEntry { at, who: who.clone(), what, epoch: None });
+                database.history.push(HistoryEntry {
+                    at,
+                    who: who.clone(),
+                    what,
+                    epoch: None,
+                    told: Told::AsItIs,
+                });
             }
-            database.history.push(HistoryEntry { at, who, what, epoch: None });
+            database.history.push(HistoryEntry { at, who, what, epoch: None, told });
         }
         DatabaseOutcome::Written(Vec::new())
     }

@@ -24,7 +24,7 @@ use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, Changes, ListWatch, RecordEvent, Trail, keys};
 use crate::control::operations::WallClock;
 use crate::error::chain;
-use crate::model::{AuditEntry, DatabaseRecord, Due, HistoryEntry, Lifecycle, UnixMillis, identifier};
+use crate::model::{AuditEntry, DatabaseRecord, Due, HistoryEntry, Lifecycle, Told, UnixMillis, identifier};
 
 /// How often the clock is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -131,7 +131,13 @@ impl Sunsets {
             }
             record.lifecycle = Lifecycle::Quarantined { reason: reason.clone(), until: None };
             let what = format!("quarantined: {reason}");
-            record.history.push(HistoryEntry { at, who: WHO.to_owned(), what, epoch: None });
+            record.history.push(HistoryEntry {
+                at,
+                who: WHO.to_owned(),
+                what,
+                epoch: None,
+                told: Told::AsItIs,
+            });
             Ok::<(), StoreError>(())
         };
         let written = match self.catalog.with_trail(&trail).databases().change(id, change).await {

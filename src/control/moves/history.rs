@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::model::{
     AuditEntry, DatabaseRecord, Epoch, HistoryEntry, MoveFailure, MovePhase, MoveRecord, OldCopy,
-    PauseReport, UnixMillis,
+    PauseReport, Told, UnixMillis,
 };
 
 use crate::control::moves::log::went_back;
@@ -19,7 +19,8 @@ pub(in crate::control) fn touches_database(before: &MoveRecord, after: &MoveReco
 /// Adds the change to the history, and clears the database's operation if the move has ended.
 pub(in crate::control) fn record(database: &mut DatabaseRecord, after: &MoveRecord, at: UnixMillis) {
     let Some((what, epoch)) = told(after) else { return };
-    database.history.push(HistoryEntry { at, who: after.requested_by.clone(), what, epoch });
+    let told = of_product(after);
+    database.history.push(HistoryEntry { at, who: after.requested_by.clone(), what, epoch, told });
     if after.phase.has_ended() && database.operation == Some(after.id.into()) {
         database.operation = None;
     }
@@ -63,6 +64,16 @@ fn told(record: &MoveRecord) -> Option<(String, Option<Epoch>)> {
         | MovePhase::Finishing
         | MovePhase::RollingBack => None,
     }
+}
+
+/// A switch to another place is what clients could have noticed; how it came about is the platform's.
+fn of_product(record: &MoveRecord) -> Told {
+    let pause = match record.phase {
+        MovePhase::Settle => record.cutover.as_ref(),
+        MovePhase::Finishing if went_back(record) => record.undo.as_ref(),
+        _ => return Told::Nothing,
+    };
+    Told::InOtherWords(format!("moved by the platform{}", stall(pause)))
 }
 
 /// Audit entries that no command causes: a move goes back, waits for the operator, or finds that the copies

@@ -1,0 +1,109 @@
+//! Why a user or a grant is not changed, and why a user may not run a command.
+
+use super::rights::Role;
+use crate::error::{Blame, Explain, Retry, SqlState};
+use crate::model::identifier;
+
+/// Refusals of CREATE, ALTER and DROP USER, of GRANT and REVOKE; and of every command by missing rights.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::admin) enum PeopleError {
+    #[error("user \"{user}\" is an administrator of admin.users_file")]
+    InFile { user: String },
+    /// `grant` and `granted` as they are written in GRANT.
+    #[error("{grant} is not granted to user \"{user}\"")]
+    NotGranted { user: String, grant: String, granted: Vec<String> },
+    #[error("permission denied: \"{user}\" may only look")]
+    MayOnlyLook { user: String },
+    /// `team`: the one of which a role would be enough, if one is known.
+    #[error("permission denied: \"{user}\" may not run {command}")]
+    Denied { user: String, command: String, roles: &'static [Role], team: Option<String> },
+    /// A clause that only another side may use.
+    #[error("permission denied: \"{user}\" may not change {what}")]
+    Clause { user: String, what: &'static str, detail: String, side: Blame },
+}
+
+/// `OWNER ON TEAM payments or ADMIN ON PLATFORM`
+fn wanted(roles: &[Role], team: Option<&String>) -> String {
+    let right = |role: &Role| {
+        let name = role.as_str().to_uppercase();
+        match (role, team) {
+            (Role::Viewer | Role::Owner, Some(team)) => Some(format!("{name} ON TEAM {}", identifier(team))),
+            (Role::Viewer | Role::Owner, None) => Some(format!("{name} ON the TEAM that owns it")),
+            (Role::Operator | Role::Admin | Role::Auditor, _) => Some(format!("{name} ON PLATFORM")),
+            (Role::User | Role::Stats, _) => None,
+        }
+    };
+    roles.iter().filter_map(right).collect::<Vec<_>>().join(" or ")
+}
+
+impl Explain for PeopleError {
+    fn sqlstate(&self) -> SqlState {
+        match self {
+            PeopleError::InFile { .. } => SqlState::DUPLICATE_OBJECT,
+            PeopleError::NotGranted { .. } => SqlState::UNDEFINED_OBJECT,
+            PeopleError::MayOnlyLook { .. } | PeopleError::Denied { .. } | PeopleError::Clause { .. } => {
+                SqlState::INSUFFICIENT_PRIVILEGE
+            }
+        }
+    }
+
+    /// The side that can do, or grant, what is wanted.
+    fn blame(&self) -> Blame {
+        match self {
+            PeopleError::InFile { .. } | PeopleError::NotGranted { .. } => Blame::Client,
+            PeopleError::Denied { roles, .. } if roles.contains(&Role::Owner) => Blame::Product,
+            PeopleError::Denied { .. } | PeopleError::MayOnlyLook { .. } => Blame::Platform,
+            PeopleError::Clause { side, .. } => *side,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        Retry::Never
+    }
+
+    fn message(&self) -> String {
+        self.to_string()
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self {
+            PeopleError::InFile { .. } => {
+                Some("The file says its password and its rights, and goes before the catalogue.".to_owned())
+            }
+            PeopleError::NotGranted { granted, .. } if granted.is_empty() => {
+                Some("Nothing is granted to it.".to_owned())
+            }
+            PeopleError::NotGranted { granted, .. } => Some(format!("Granted are: {}.", granted.join(", "))),
+            PeopleError::MayOnlyLook { .. } => {
+                Some("It is listed as \"stats\" in admin.users_file: SHOW is what it may.".to_owned())
+            }
+            PeopleError::Denied { command, roles, team, .. } => {
+                Some(format!("{command} needs {}.", wanted(roles, team.as_ref())))
+            }
+            PeopleError::Clause { detail, .. } => Some(detail.clone()),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            PeopleError::InFile { .. } => {
+                Some("freehold hash-password prints the line for the file; then RELOAD;".to_owned())
+            }
+            PeopleError::NotGranted { .. } => Some("SHOW GRANTS; lists what is granted.".to_owned()),
+            PeopleError::MayOnlyLook { .. } => {
+                Some("Ask the platform team, or log in as another user.".to_owned())
+            }
+            PeopleError::Denied { user, roles, team: Some(team), .. } if roles.contains(&Role::Owner) => {
+                let (team, user) = (identifier(team), identifier(user));
+                Some(format!(
+                    "Ask an owner of team {team}, or ask the platform team for GRANT OWNER ON TEAM {team} TO {user};"
+                ))
+            }
+            PeopleError::Denied { roles, .. } if roles.contains(&Role::Owner) => {
+                Some("Ask the product team that owns it.".to_owned())
+            }
+            PeopleError::Denied { .. } => Some("Ask the platform team to do it.".to_owned()),
+            PeopleError::Clause { side, .. } => Some(format!("Ask the {side}.")),
+        }
+    }
+}
