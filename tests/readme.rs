@@ -1,5 +1,5 @@
-//! The README's "A first move by hand", `docs/lifecycle.md` and `docs/contract.md`, run word for word; only ports and places are
-//! other ones.
+//! The README's "A first move by hand" and the pages in `docs/`, run word for word; only ports and places
+//! are other ones.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
@@ -57,6 +57,40 @@ fn the_life_of_a_database_can_be_followed_word_for_word() {
     ] {
         assert!(said.contains(expected), "{expected:?} is missing in:\n{said}");
     }
+}
+
+/// A product's owner who may not see infrastructure, and an operator who may not drop a product, with psql
+/// alone.
+#[test]
+fn people_and_their_rights_can_be_followed_word_for_word() {
+    let readme = read("README.md");
+    let first = blocks(section(&readme, "A first move by hand"));
+    let (begin, end) = (first[..3].concat(), first[first.len() - 1]);
+    let people = read("docs/people.md");
+    let said = followed(&format!("{begin}{}{end}", blocks(&people).concat()));
+    for expected in [
+        "ERROR:  the password is too short",
+        "ERROR:  permission denied: \"paula\" may not run SHOW DATABASES",
+        "DETAIL:  SHOW SYSTEMS needs OPERATOR ON PLATFORM or ADMIN ON PLATFORM or AUDITOR ON PLATFORM.",
+        "HINT:  Ask the platform team to do it.",
+        "ERROR:  permission denied: \"paula\" may not run MOVE DATABASE",
+        "DETAIL:  TIER needs ADMIN ON PLATFORM.",
+        "ERROR:  database \"ledger\" does not exist",
+        "DETAIL:  ACCEPT TRANSFER needs OWNER ON TEAM finance or ADMIN ON PLATFORM.",
+        "ERROR:  the platform is at work on database \"shop\"",
+        "ERROR:  permission denied: \"oscar\" may not run DROP DATABASE",
+        "DETAIL:  DROP DATABASE needs ADMIN ON PLATFORM.",
+        "ERROR:  permission denied: \"oscar\" may not run QUARANTINE DATABASE",
+        "CONTEXT:  Responsible: the product team.",
+        "moved by the platform",
+        "password authentication failed for user \"oscar\"",
+        "ALTER USER paula PASSWORD '***'",
+    ] {
+        assert!(said.contains(expected), "{expected:?} is missing in:\n{said}");
+    }
+    let refusals = said.lines().filter(|line| line.starts_with("refused: ")).count();
+    assert_eq!(refusals, blocks(&people).concat().matches("|| echo").count(), "{said}");
+    assert!(!said.contains("are my product"), "no password is told:\n{said}");
 }
 
 /// Runs commands of a document, and answers what they said. They leave nothing behind.

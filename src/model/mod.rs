@@ -62,7 +62,7 @@ pub use movement::{
 };
 pub use network::Network;
 pub use operation::{Failure, LogEntry, OperationId, OperationKind, OperationRef, StepEvent};
-pub use people::{Grant, Granted, PlatformRole, TeamRole, UserRecord};
+pub use people::{Granted, PlatformRole, TeamRole, UserGrant, UserRecord};
 pub use place::Place;
 pub use quotas::{Quotas, QuotasChange};
 pub use role_limits::{RoleLimits, RolesLimits};

@@ -29,34 +29,34 @@ pub enum PlatformRole {
 /// One thing that is granted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "on", rename_all = "lowercase")]
-pub enum Grant {
+pub enum UserGrant {
     Platform { role: PlatformRole },
     Team { team: TeamName, role: TeamRole },
 }
 
-impl Grant {
+impl UserGrant {
     pub fn role(&self) -> &'static str {
         match self {
-            Grant::Team { role: TeamRole::Viewer, .. } => "viewer",
-            Grant::Team { role: TeamRole::Owner, .. } => "owner",
-            Grant::Platform { role: PlatformRole::Auditor } => "auditor",
-            Grant::Platform { role: PlatformRole::Operator } => "operator",
-            Grant::Platform { role: PlatformRole::Admin } => "admin",
+            UserGrant::Team { role: TeamRole::Viewer, .. } => "viewer",
+            UserGrant::Team { role: TeamRole::Owner, .. } => "owner",
+            UserGrant::Platform { role: PlatformRole::Auditor } => "auditor",
+            UserGrant::Platform { role: PlatformRole::Operator } => "operator",
+            UserGrant::Platform { role: PlatformRole::Admin } => "admin",
         }
     }
 
     /// `TEAM payments`, `PLATFORM`
     pub fn on(&self) -> String {
         match self {
-            Grant::Team { team, .. } => format!("TEAM {team}"),
-            Grant::Platform { .. } => "PLATFORM".to_owned(),
+            UserGrant::Team { team, .. } => format!("TEAM {team}"),
+            UserGrant::Platform { .. } => "PLATFORM".to_owned(),
         }
     }
 
     pub fn team(&self) -> Option<&TeamName> {
         match self {
-            Grant::Team { team, .. } => Some(team),
-            Grant::Platform { .. } => None,
+            UserGrant::Team { team, .. } => Some(team),
+            UserGrant::Platform { .. } => None,
         }
     }
 }
@@ -65,7 +65,7 @@ impl Grant {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Granted {
     #[serde(flatten)]
-    pub grant: Grant,
+    pub grant: UserGrant,
     pub at: UnixMillis,
     pub by: String,
 }

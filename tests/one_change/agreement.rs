@@ -6,8 +6,8 @@ use freehold::catalog::chain::Flaw;
 use freehold::catalog::{Catalog, keys};
 use freehold::lab::Postgres;
 use freehold::model::{
-    AuditEntry, DatabaseRecord, Lifecycle, Login, MoveRecord, RouteRecord, ServiceTerms, SystemRecord, TeamName,
-    TeamRecord, UserRecord,
+    AuditEntry, DatabaseRecord, Lifecycle, Login, MoveRecord, RouteRecord, ServiceTerms, SystemRecord,
+    TeamName, TeamRecord, UserRecord,
 };
 use serde_json::Value;
 

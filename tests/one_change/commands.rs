@@ -125,14 +125,20 @@ pub(crate) fn case_of(title: &str) -> Option<Case> {
             ],
             "DROP TEAM t{n} REASON 'the run is over'",
         ),
+        "RELOAD" => change("RELOAD"),
+        "SHUTDOWN" => change("SHUTDOWN"),
+        _ => return of_people(title).or_else(|| show_of(title)),
+    })
+}
+
+fn of_people(title: &str) -> Option<Case> {
+    Some(match title {
         "CREATE USER" => change("CREATE USER u{n} PASSWORD 'correct horse battery'"),
         "ALTER USER" => after(&[USER], "ALTER USER u{n} PASSWORD 'another horse battery'"),
         "DROP USER" => after(&[USER, GRANT, "GRANT AUDITOR ON PLATFORM TO u{n}"], "DROP USER u{n}"),
         "GRANT" => after(&[USER], GRANT),
         "REVOKE" => after(&[USER, GRANT], "REVOKE OWNER ON TEAM payments FROM u{n}"),
-        "RELOAD" => change("RELOAD"),
-        "SHUTDOWN" => change("SHUTDOWN"),
-        _ => return show_of(title),
+        _ => return None,
     })
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::context::Caller;
 use super::people_error::PeopleError;
-use super::rights::Role;
+use super::rights::UserRole;
 use crate::config::Config;
 use crate::error::Blame;
 use crate::model::{ByteSize, Contract, ContractChange, DatabaseRecord, TeamRole, Timeout};
@@ -25,7 +25,7 @@ pub(in crate::admin) fn check(
     let refused = |what: &'static str, detail: String, side: Blame| {
         Err(PeopleError::Clause { user: caller.who.clone(), what, detail, side })
     };
-    if rights.holds(Role::Admin) {
+    if rights.holds(UserRole::Admin) {
         return Ok(());
     }
     if purpose.is_some() && rights.on_team(&database.owner) != Some(TeamRole::Owner) {
@@ -37,7 +37,7 @@ pub(in crate::admin) fn check(
         let detail = "TIER needs ADMIN ON PLATFORM.".to_owned();
         return refused("the tier of a database", detail, Blame::Platform);
     }
-    if rights.holds(Role::Operator) {
+    if rights.holds(UserRole::Operator) {
         return Ok(());
     }
     match beyond(now, &next, config) {

@@ -384,12 +384,8 @@ impl Explain for AdminError {
             AdminError::PauseCanceled { command } => {
                 Some(format!("New transactions are held on; {command} lets them go."))
             }
-            AdminError::PlatformAtWork { .. } => {
-                Some("Try again later, or ask the platform team.".to_owned())
-            }
-            AdminError::Concealed { .. } => {
-                Some("Ask the platform team: its audit trail and its log say more.".to_owned())
-            }
+            AdminError::PlatformAtWork { .. } => Some("Try again later, or ask the platform team.".to_owned()),
+            AdminError::Concealed { .. } => Some("Ask the platform team: its log says more.".to_owned()),
             AdminError::TransactionAborted => Some("ROLLBACK;".to_owned()),
             _ => None,
         }

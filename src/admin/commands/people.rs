@@ -21,7 +21,7 @@ use crate::catalog::store::StoreError;
 use crate::catalog::typed::ATTEMPTS_MAX;
 use crate::catalog::{Batch, Swap, Versioned, keys};
 use crate::config::closest;
-use crate::model::{Grant, Granted, TeamName, UserName, UserRecord};
+use crate::model::{Granted, TeamName, UserGrant, UserName, UserRecord};
 
 pub(in crate::admin) async fn create_user(
     cluster: &Cluster,
@@ -133,7 +133,7 @@ pub(in crate::admin) async fn revoke(
 }
 
 /// `OWNER ON TEAM payments`
-fn named(grant: &Grant) -> String {
+fn named(grant: &UserGrant) -> String {
     format!("{} ON {}", grant.role().to_uppercase(), grant.on())
 }
 

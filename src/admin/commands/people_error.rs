@@ -1,6 +1,6 @@
 //! Why a user or a grant is not changed, and why a user may not run a command.
 
-use super::rights::Role;
+use super::rights::UserRole;
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::model::identifier;
 
@@ -16,21 +16,25 @@ pub(in crate::admin) enum PeopleError {
     MayOnlyLook { user: String },
     /// `team`: the one of which a role would be enough, if one is known.
     #[error("permission denied: \"{user}\" may not run {command}")]
-    Denied { user: String, command: String, roles: &'static [Role], team: Option<String> },
+    Denied { user: String, command: String, roles: &'static [UserRole], team: Option<String> },
     /// A clause that only another side may use.
     #[error("permission denied: \"{user}\" may not change {what}")]
     Clause { user: String, what: &'static str, detail: String, side: Blame },
 }
 
 /// `OWNER ON TEAM payments or ADMIN ON PLATFORM`
-fn wanted(roles: &[Role], team: Option<&String>) -> String {
-    let right = |role: &Role| {
+fn wanted(roles: &[UserRole], team: Option<&String>) -> String {
+    let right = |role: &UserRole| {
         let name = role.as_str().to_uppercase();
         match (role, team) {
-            (Role::Viewer | Role::Owner, Some(team)) => Some(format!("{name} ON TEAM {}", identifier(team))),
-            (Role::Viewer | Role::Owner, None) => Some(format!("{name} ON the TEAM that owns it")),
-            (Role::Operator | Role::Admin | Role::Auditor, _) => Some(format!("{name} ON PLATFORM")),
-            (Role::User | Role::Stats, _) => None,
+            (UserRole::Viewer | UserRole::Owner, Some(team)) => {
+                Some(format!("{name} ON TEAM {}", identifier(team)))
+            }
+            (UserRole::Viewer | UserRole::Owner, None) => Some(format!("{name} ON the TEAM that owns it")),
+            (UserRole::Operator | UserRole::Admin | UserRole::Auditor, _) => {
+                Some(format!("{name} ON PLATFORM"))
+            }
+            (UserRole::User | UserRole::Stats, _) => None,
         }
     };
     roles.iter().filter_map(right).collect::<Vec<_>>().join(" or ")
@@ -51,7 +55,7 @@ impl Explain for PeopleError {
     fn blame(&self) -> Blame {
         match self {
             PeopleError::InFile { .. } | PeopleError::NotGranted { .. } => Blame::Client,
-            PeopleError::Denied { roles, .. } if roles.contains(&Role::Owner) => Blame::Product,
+            PeopleError::Denied { roles, .. } if roles.contains(&UserRole::Owner) => Blame::Product,
             PeopleError::Denied { .. } | PeopleError::MayOnlyLook { .. } => Blame::Platform,
             PeopleError::Clause { side, .. } => *side,
         }
@@ -93,13 +97,13 @@ impl Explain for PeopleError {
             PeopleError::MayOnlyLook { .. } => {
                 Some("Ask the platform team, or log in as another user.".to_owned())
             }
-            PeopleError::Denied { user, roles, team: Some(team), .. } if roles.contains(&Role::Owner) => {
+            PeopleError::Denied { user, roles, team: Some(team), .. } if roles.contains(&UserRole::Owner) => {
                 let (team, user) = (identifier(team), identifier(user));
                 Some(format!(
                     "Ask an owner of team {team}, or ask the platform team for GRANT OWNER ON TEAM {team} TO {user};"
                 ))
             }
-            PeopleError::Denied { roles, .. } if roles.contains(&Role::Owner) => {
+            PeopleError::Denied { roles, .. } if roles.contains(&UserRole::Owner) => {
                 Some("Ask the product team that owns it.".to_owned())
             }
             PeopleError::Denied { .. } => Some("Ask the platform team to do it.".to_owned()),

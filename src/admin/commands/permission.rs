@@ -11,7 +11,7 @@
 use super::context::{Caller, Cluster};
 use super::find;
 use super::people_error::PeopleError;
-use super::rights::{Own, Rights, Role};
+use super::rights::{Own, Rights, UserRole};
 use crate::admin::commands::{Command, title};
 use crate::admin::error::AdminError;
 use crate::admin::statement::{Statement, Subject};
@@ -65,20 +65,21 @@ async fn check_database(
     }
 }
 
-fn suffices(held: Option<TeamRole>, roles: &[Role]) -> bool {
+fn suffices(held: Option<TeamRole>, roles: &[UserRole]) -> bool {
     match held {
-        Some(TeamRole::Owner) => roles.contains(&Role::Owner) || roles.contains(&Role::Viewer),
-        Some(TeamRole::Viewer) => roles.contains(&Role::Viewer),
+        Some(TeamRole::Owner) => roles.contains(&UserRole::Owner) || roles.contains(&UserRole::Viewer),
+        Some(TeamRole::Viewer) => roles.contains(&UserRole::Viewer),
         None => false,
     }
 }
 
 fn denied(caller: &Caller, row: &Command, team: Option<&TeamName>) -> AdminError {
     let user = caller.who.clone();
-    if caller.rights.holds(Role::Stats) {
+    if caller.rights.holds(UserRole::Stats) {
         return PeopleError::MayOnlyLook { user }.into();
     }
-    let (command, roles) = (title(row), row.permission.roles);
+    let command = title(row).trim_end_matches(" OF").to_owned();
+    let roles = row.permission.roles;
     PeopleError::Denied { user, command, roles, team: team.map(TeamName::to_string) }.into()
 }
 

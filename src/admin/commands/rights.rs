@@ -9,11 +9,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Grant, Granted, PlatformRole, TeamName, TeamRole};
+use crate::model::{Granted, PlatformRole, TeamName, TeamRole, UserGrant};
 
 /// A role of a user of the admin port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Role {
+pub enum UserRole {
     /// Every user that has logged in, also without any grant.
     User,
     /// Of a team.
@@ -28,25 +28,32 @@ pub enum Role {
     Stats,
 }
 
-impl Role {
-    pub const ALL: [Role; 7] =
-        [Role::User, Role::Viewer, Role::Owner, Role::Operator, Role::Admin, Role::Auditor, Role::Stats];
+impl UserRole {
+    pub const ALL: [UserRole; 7] = [
+        UserRole::User,
+        UserRole::Viewer,
+        UserRole::Owner,
+        UserRole::Operator,
+        UserRole::Admin,
+        UserRole::Auditor,
+        UserRole::Stats,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
-            Role::User => "user",
-            Role::Viewer => "viewer",
-            Role::Owner => "owner",
-            Role::Operator => "operator",
-            Role::Admin => "admin",
-            Role::Auditor => "auditor",
-            Role::Stats => "stats",
+            UserRole::User => "user",
+            UserRole::Viewer => "viewer",
+            UserRole::Owner => "owner",
+            UserRole::Operator => "operator",
+            UserRole::Admin => "admin",
+            UserRole::Auditor => "auditor",
+            UserRole::Stats => "stats",
         }
     }
 
     /// A role of the platform concerns all databases and teams; any other one only what is the user's own.
     pub fn is_of_platform(self) -> bool {
-        matches!(self, Role::Operator | Role::Admin | Role::Auditor | Role::Stats)
+        matches!(self, UserRole::Operator | UserRole::Admin | UserRole::Auditor | UserRole::Stats)
     }
 }
 
@@ -70,7 +77,7 @@ pub enum Own {
 /// The column of the table of commands that says which roles may run one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Permission {
-    pub roles: &'static [Role],
+    pub roles: &'static [UserRole],
     /// `None`: it concerns nothing that could be another team's.
     pub own: Option<Own>,
 }
@@ -78,33 +85,33 @@ pub struct Permission {
 /// The roles of a user, as they are when a command begins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rights {
-    platform: BTreeSet<Role>,
+    platform: BTreeSet<UserRole>,
     teams: BTreeMap<TeamName, TeamRole>,
 }
 
 impl Rights {
     /// Those of an administrator of the file.
     pub fn admin() -> Rights {
-        Rights { platform: BTreeSet::from([Role::Admin]), ..Rights::default() }
+        Rights { platform: BTreeSet::from([UserRole::Admin]), ..Rights::default() }
     }
 
     /// Those of a `stats` user of the file.
     pub fn stats() -> Rights {
-        Rights { platform: BTreeSet::from([Role::Stats]), ..Rights::default() }
+        Rights { platform: BTreeSet::from([UserRole::Stats]), ..Rights::default() }
     }
 
     pub fn of(grants: &[Granted]) -> Rights {
         let mut rights = Rights::default();
         for granted in grants {
             match &granted.grant {
-                Grant::Platform { role } => {
+                UserGrant::Platform { role } => {
                     rights.platform.insert(match role {
-                        PlatformRole::Auditor => Role::Auditor,
-                        PlatformRole::Operator => Role::Operator,
-                        PlatformRole::Admin => Role::Admin,
+                        PlatformRole::Auditor => UserRole::Auditor,
+                        PlatformRole::Operator => UserRole::Operator,
+                        PlatformRole::Admin => UserRole::Admin,
                     });
                 }
-                Grant::Team { team, role } => {
+                UserGrant::Team { team, role } => {
                     let held = rights.teams.entry(team.clone()).or_insert(*role);
                     *held = (*held).max(*role);
                 }
@@ -119,17 +126,17 @@ impl Rights {
     }
 
     /// Whether a role is held, be it in one team only.
-    pub fn holds(&self, role: Role) -> bool {
+    pub fn holds(&self, role: UserRole) -> bool {
         match role {
-            Role::User => true,
-            Role::Viewer => !self.teams.is_empty(),
-            Role::Owner => self.teams.values().any(|held| *held == TeamRole::Owner),
+            UserRole::User => true,
+            UserRole::Viewer => !self.teams.is_empty(),
+            UserRole::Owner => self.teams.values().any(|held| *held == TeamRole::Owner),
             _ => self.platform.contains(&role),
         }
     }
 
     /// Whether one of these roles is of the platform and held.
-    pub(in crate::admin) fn holds_on_platform(&self, roles: &[Role]) -> bool {
+    pub(in crate::admin) fn holds_on_platform(&self, roles: &[UserRole]) -> bool {
         roles.iter().any(|role| role.is_of_platform() && self.holds(*role))
     }
 
@@ -144,14 +151,14 @@ mod tests {
     use super::*;
     use crate::model::UnixMillis;
 
-    fn granted(grant: Grant) -> Granted {
+    fn granted(grant: UserGrant) -> Granted {
         Granted { grant, at: UnixMillis(1), by: "ops".to_owned() }
     }
 
     #[test]
     fn an_owner_is_a_viewer_too_and_only_of_its_team() {
         let team = |name: &str| TeamName::parse(name).unwrap();
-        let on = |name: &str, role| granted(Grant::Team { team: team(name), role });
+        let on = |name: &str, role| granted(UserGrant::Team { team: team(name), role });
         let rights = Rights::of(&[
             on("payments", TeamRole::Owner),
             on("payments", TeamRole::Viewer),
@@ -160,16 +167,16 @@ mod tests {
         assert_eq!(rights.on_team(&team("payments")), Some(TeamRole::Owner));
         assert_eq!(rights.on_team(&team("stock")), Some(TeamRole::Viewer));
         assert_eq!(rights.on_team(&team("finance")), None);
-        let held: Vec<Role> = Role::ALL.into_iter().filter(|role| rights.holds(*role)).collect();
-        assert_eq!(held, [Role::User, Role::Viewer, Role::Owner]);
+        let held: Vec<UserRole> = UserRole::ALL.into_iter().filter(|role| rights.holds(*role)).collect();
+        assert_eq!(held, [UserRole::User, UserRole::Viewer, UserRole::Owner]);
         assert!(rights.is_of_product());
     }
 
     #[test]
     fn roles_of_the_platform_bring_none_of_a_team_and_not_each_other() {
-        let rights = Rights::of(&[granted(Grant::Platform { role: PlatformRole::Operator })]);
-        let held: Vec<Role> = Role::ALL.into_iter().filter(|role| rights.holds(*role)).collect();
-        assert_eq!(held, [Role::User, Role::Operator]);
+        let rights = Rights::of(&[granted(UserGrant::Platform { role: PlatformRole::Operator })]);
+        let held: Vec<UserRole> = UserRole::ALL.into_iter().filter(|role| rights.holds(*role)).collect();
+        assert_eq!(held, [UserRole::User, UserRole::Operator]);
         assert!(!rights.is_of_product() && Rights::of(&[]).is_of_product());
     }
 }

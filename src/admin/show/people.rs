@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::admin::answer::{Row, row};
 use crate::admin::context::{Caller, Cluster};
 use crate::admin::error::AdminError;
-use crate::admin::rights::Role;
-use crate::model::{Grant, Granted, TeamRole};
+use crate::admin::rights::UserRole;
+use crate::model::{Granted, TeamRole, UserGrant};
 
 /// The columns that SHOW USERS has for users of the admin port.
 pub(in crate::admin) const KEPT_COLUMNS: usize = 5;
@@ -36,9 +36,9 @@ pub(in crate::admin) async fn kept(cluster: &Cluster) -> Result<BTreeMap<String,
 fn of_file(cluster: &Cluster) -> Vec<(String, &'static str)> {
     let users = cluster.file_users.load();
     let names = users.verifiers.keys();
-    let role = |name: &str| match users.rights(name).is_some_and(|rights| rights.holds(Role::Stats)) {
-        true => Role::Stats.as_str(),
-        false => Role::Admin.as_str(),
+    let role = |name: &str| match users.rights(name).is_some_and(|rights| rights.holds(UserRole::Stats)) {
+        true => UserRole::Stats.as_str(),
+        false => UserRole::Admin.as_str(),
     };
     names.map(|name| (name.clone(), role(name))).collect()
 }
@@ -48,8 +48,10 @@ pub(in crate::admin) async fn show_grants(
     caller: &Caller,
 ) -> Result<Vec<Row>, AdminError> {
     let rights = &caller.rights;
-    let owns = |grant: &Grant| grant.team().is_some_and(|team| rights.on_team(team) == Some(TeamRole::Owner));
-    let is_shown = |user: &str, grant: &Grant| !rights.is_of_product() || user == caller.who || owns(grant);
+    let owns =
+        |grant: &UserGrant| grant.team().is_some_and(|team| rights.on_team(team) == Some(TeamRole::Owner));
+    let is_shown =
+        |user: &str, grant: &UserGrant| !rights.is_of_product() || user == caller.who || owns(grant);
     let of_file = of_file(cluster);
     let mut rows = Vec::new();
     for user in cluster.catalog().users().list().await?.into_values() {

@@ -2,7 +2,7 @@
 
 use crate::admin::column::Column;
 use crate::admin::commands::{self, Command, Effect, Scope};
-use crate::admin::rights::{Own, Permission, Role};
+use crate::admin::rights::{Own, Permission, UserRole};
 use crate::admin::statement::{DriverQuery, Statement};
 
 /// What drivers send on their own: every user may.
@@ -13,7 +13,7 @@ const SILENT: Command = Command {
     tag: "SET",
     scope: Scope::Process,
     effect: Effect::Look,
-    permission: Permission { roles: &[Role::User], own: Some(Own::Rows) },
+    permission: Permission { roles: &[UserRole::User], own: Some(Own::Rows) },
 };
 const ONE_VALUE: Command = Command { columns: &[Column::text("?column?")], tag: "SELECT", ..SILENT };
 

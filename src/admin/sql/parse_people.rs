@@ -10,7 +10,7 @@ use crate::admin::sql::values;
 use crate::admin::statement::{GrantOf, Secret, UserPassword};
 use crate::admin::{ErrorKind, SyntaxError};
 use crate::auth::scram::{ITERATIONS_DEFAULT, Verifier};
-use crate::model::{Grant, PlatformRole, TeamRole};
+use crate::model::{PlatformRole, TeamRole, UserGrant};
 
 /// The shortest password of a user, in characters.
 const PASSWORD_CHARS_MIN: usize = 12;
@@ -65,12 +65,12 @@ pub(in crate::admin) fn grant_of(
     Ok(GrantOf { grant, user: values::user(parser)? })
 }
 
-fn on_team(parser: &mut Parser, role: TeamRole) -> Result<Grant, SyntaxError> {
+fn on_team(parser: &mut Parser, role: TeamRole) -> Result<UserGrant, SyntaxError> {
     parser.expect("TEAM")?;
-    Ok(Grant::Team { team: values::team(parser)?, role })
+    Ok(UserGrant::Team { team: values::team(parser)?, role })
 }
 
-fn on_platform(parser: &mut Parser, role: PlatformRole) -> Result<Grant, SyntaxError> {
+fn on_platform(parser: &mut Parser, role: PlatformRole) -> Result<UserGrant, SyntaxError> {
     parser.expect("PLATFORM")?;
-    Ok(Grant::Platform { role })
+    Ok(UserGrant::Platform { role })
 }

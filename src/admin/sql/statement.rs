@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 pub use crate::admin::commands::Show;
 use crate::catalog::chain::Head;
 use crate::model::{
-    ContractChange, DatabaseName, Date, Grant, MoveId, RoleName, ServerAuth, SslMode, SystemName, TeamName,
-    Tier, UserName,
+    ContractChange, DatabaseName, Date, MoveId, RoleName, ServerAuth, SslMode, SystemName, TeamName, Tier,
+    UserGrant, UserName,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,7 +172,7 @@ pub struct UserPassword {
 /// What is given to a user, or taken from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrantOf {
-    pub grant: Grant,
+    pub grant: UserGrant,
     pub user: UserName,
 }
 

@@ -5,7 +5,7 @@
 //! PgBouncer's columns first, in its order and with its units, because exporters read them.
 
 use crate::admin::column::{Column, ColumnType};
-use crate::admin::rights::{Own, Permission, Role};
+use crate::admin::rights::{Own, Permission, UserRole};
 use crate::model::{ContractExport, DatabaseName, MoveId};
 
 /// One row of the table.
@@ -62,10 +62,10 @@ macro_rules! own_of {
     };
 }
 
-/// Makes the constants, [`COMMANDS`] and [`Show`]; and `each_show!`, which gives the rows with `=>` to another
-/// macro: that of `parse_show` makes what reads a SHOW of them, that of `show::dispatch` what answers it. In
-/// the parentheses: the roles that may run a command and, for those that are not of the platform, what has to
-/// be theirs.
+/// Makes the constants, [`COMMANDS`] and [`Show`]; and `each_show!`, which gives the rows with `=>` to
+/// another macro: that of `parse_show` makes what reads a SHOW, that of `show::dispatch` what answers it. In
+/// the parentheses: the roles that may run a command and, for those that are not of the platform, what has
+/// to be theirs.
 macro_rules! commands {
     ($dollar:tt $($name:ident: $scope:ident $effect:ident ($($role:ident)+ $(, own $own:ident)?) $tag:literal, $syntax:literal
         $(=> $variant:ident $($function:ident)::+($($subject:ident: $kind:ty)?) $(with $cluster:ident)? $(for $asker:ident)?)?,
@@ -79,7 +79,7 @@ macro_rules! commands {
                 scope: Scope::$scope,
                 effect: Effect::$effect,
                 permission: Permission {
-                    roles: &[$(Role::$role),+],
+                    roles: &[$(UserRole::$role),+],
                     own: own_of!($($own)?),
                 },
             };
@@ -416,7 +416,7 @@ fn described_scope(command: &Command) -> String {
 
 /// `owner of the database's team; operator, admin`
 fn described_permission(permission: &Permission) -> String {
-    let roles = |is_wanted: &dyn Fn(&Role) -> bool| -> String {
+    let roles = |is_wanted: &dyn Fn(&UserRole) -> bool| -> String {
         let wanted: Vec<&str> =
             permission.roles.iter().filter(|role| is_wanted(role)).map(|role| role.as_str()).collect();
         wanted.join(", ")
@@ -439,18 +439,19 @@ fn described_permission(permission: &Permission) -> String {
 /// A row for each command, a column for each role.
 fn table_of_rights() -> String {
     let mut text = String::from("| command |");
-    text.extend(Role::ALL.map(|role| format!(" {} |", role.as_str())));
-    text.push_str(&format!("\n|---|{}\n", "---|".repeat(Role::ALL.len())));
+    text.extend(UserRole::ALL.map(|role| format!(" {} |", role.as_str())));
+    text.push_str(&format!("\n|---|{}\n", "---|".repeat(UserRole::ALL.len())));
     for command in COMMANDS {
         let Permission { roles, own } = command.permission;
-        let is_everyones = roles.contains(&Role::User);
-        let mark = |role: Role| match (is_everyones || roles.contains(&role), role.is_of_platform(), own) {
+        let is_everyones = roles.contains(&UserRole::User);
+        let mark = |role: UserRole| match (is_everyones || roles.contains(&role), role.is_of_platform(), own)
+        {
             (false, ..) => "",
             (true, true, Some(Own::User)) if !roles.contains(&role) => "own",
             (true, false, Some(_)) => "own",
             (true, ..) => "yes",
         };
-        let may = Role::ALL.map(|role| format!(" {} |", mark(role)));
+        let may = UserRole::ALL.map(|role| format!(" {} |", mark(role)));
         let name =
             format!("{}{}", title(command), if command.syntax.ends_with(" TABLES") { " TABLES" } else { "" });
         text.push_str(&format!("| `{name}` |{}\n", may.concat()));
@@ -511,13 +512,17 @@ mod tests {
     fn auditors_and_stats_users_may_run_every_show_and_nothing_else() {
         for command in COMMANDS {
             let may = |role| {
-                command.permission.roles.contains(&role) || command.permission.roles.contains(&Role::User)
+                command.permission.roles.contains(&role) || command.permission.roles.contains(&UserRole::User)
             };
             let is_show = command.tag == "SHOW";
             let is_own_password = command.syntax.starts_with("ALTER USER");
-            assert_eq!(may(Role::Auditor), is_show || is_own_password, "{}", command.syntax);
-            assert_eq!(may(Role::Stats), is_show || is_own_password, "{}", command.syntax);
-            assert!(command.permission.roles.contains(&Role::Admin) || may(Role::User), "{}", command.syntax);
+            assert_eq!(may(UserRole::Auditor), is_show || is_own_password, "{}", command.syntax);
+            assert_eq!(may(UserRole::Stats), is_show || is_own_password, "{}", command.syntax);
+            assert!(
+                command.permission.roles.contains(&UserRole::Admin) || may(UserRole::User),
+                "{}",
+                command.syntax
+            );
         }
     }
 
@@ -527,7 +532,11 @@ mod tests {
             let Permission { roles, own } = command.permission;
             assert_eq!(own.is_some(), roles.iter().any(|role| !role.is_of_platform()), "{}", command.syntax);
             assert!(own != Some(Own::Rows) || command.tag == "SHOW", "{}", command.syntax);
-            assert!(!roles.contains(&Role::Viewer) || roles.contains(&Role::Owner), "{}", command.syntax);
+            assert!(
+                !roles.contains(&UserRole::Viewer) || roles.contains(&UserRole::Owner),
+                "{}",
+                command.syntax
+            );
         }
     }
 
