@@ -183,8 +183,8 @@ impl Access {
         }
     }
 
-    /// `login_refresh` brings a role up to date before a login. `doubts` is notified when a client was refused by
-    /// what may be out of date.
+    /// `login_refresh` brings a role up to date before a login. `doubts` is notified when a client was
+    /// refused by what may be out of date.
     pub fn with_keeper(self, login_refresh: LoginRefreshSender, doubts: Arc<Notify>) -> Access {
         Access { login_refresh: Some(login_refresh), doubts: Some(doubts), ..self }
     }

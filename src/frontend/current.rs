@@ -13,7 +13,8 @@
 //!
 //! # When a login does not ask
 //! After a few failed logins of one role from its address, or more of many roles, a login uses what is known
-//! ([`BUDGET`](super::access::BUDGET)). The code that answers the questions limits how often a database is read.
+//! ([`BUDGET`](super::access::BUDGET)). The code that answers the requests limits how often a database is
+//! read.
 
 use std::time::Duration;
 

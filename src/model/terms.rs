@@ -1,15 +1,15 @@
 //! What a proxy enforces for a database: derived from the database's record, and from nothing else.
 //!
 //! ```text
-//!   DatabaseRecord { lifecycle, contract, dropping } -- Terms::of --> Terms, stored inside the RouteRecord
+//!   DatabaseRecord { lifecycle, contract, dropping } -- ServiceTerms::of --> stored inside the RouteRecord
 //! ```
 //!
 //! # Why derived
 //! A limit that is written to two records by two commits can differ for ever after a crash between them. So
-//! no command writes terms: it changes the database's record, and [`ServiceTerms::of`] derives in the same commit
-//! what proxies enforce. It is the only place that translates a lifecycle or a contract into effects on
-//! clients. `control::reconcile` finds terms that differ all the same, because an older version wrote them,
-//! and writes them again.
+//! no command writes terms: it changes the database's record, and [`ServiceTerms::of`] derives in the same
+//! commit what proxies enforce. It is the only place that translates a lifecycle or a contract into effects
+//! on clients. `control::reconcile` finds terms that differ all the same, because an older version wrote
+//! them, and writes them again.
 
 use serde::{Deserialize, Serialize};
 

@@ -37,6 +37,7 @@ pub(in crate::admin) enum AdminError {
     Transfer(#[from] TransferError),
     #[error(transparent)]
     Audit(#[from] AuditError),
+    #[error(transparent)]
     People(#[from] PeopleError),
     /// `command` is the complete right command.
     #[error("a database needs an owner")]

@@ -2,8 +2,9 @@
 //! audit trail.
 //!
 //! Owns what must be true before a database changes its lifecycle state. It deliberately says nothing of what
-//! clients meet then: that follows from the record ([`Terms::of`](crate::model::ServiceTerms::of)). What a sunset
-//! brings about by itself is in `control::lifecycle::sunset`.
+//! clients meet then: that follows from the record
+//! ([`ServiceTerms::of`](crate::model::ServiceTerms::of)). What a sunset brings about by itself is in
+//! `control::lifecycle::sunset`.
 //!
 //! # Why a quarantine is refused while clients are known
 //! A database that is believed to be unused is quarantined to find out whether that is so. Where its clients

@@ -1,8 +1,8 @@
 //! Which clients may connect, and how each authenticates: `pg_hba.conf` and `pg_ident.conf`, as PostgreSQL
 //! reads them.
 //!
-//! Owns the two file formats ([`HbaRules::parse`], [`IdentMaps::parse`]) and what they decide. It deliberately
-//! reads no file and verifies no password or certificate.
+//! Owns the two file formats ([`HbaRules::parse`], [`IdentMaps::parse`]) and what they decide. It
+//! deliberately reads no file and verifies no password or certificate.
 //!
 //! # Why PostgreSQL's format
 //! Operators of PostgreSQL have these files, and PgBouncer reads them, too. A line that cannot be honoured
