@@ -198,7 +198,7 @@ pub struct HistoryEntry {
     pub what: String,
     pub epoch: Option<Epoch>,
     /// Hidden where it is not stored: nothing says that an older entry names no system.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Told::is_nothing")]
     pub told: Told,
 }
 
@@ -211,6 +211,12 @@ pub enum Told {
     Nothing,
     AsItIs,
     InOtherWords(String),
+}
+
+impl Told {
+    fn is_nothing(&self) -> bool {
+        *self == Told::Nothing
+    }
 }
 
 impl HistoryEntry {

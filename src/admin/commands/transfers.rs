@@ -1,8 +1,8 @@
 //! TRANSFER DATABASE, and what answers it: ACCEPT, REJECT and CANCEL TRANSFER. Each is one commit, with its
 //! entries in the history and in the audit trail.
 //!
-//! Owns the two sides of a change of owner. It deliberately knows no person of either team: any administrator
-//! may run both sides today.
+//! Owns the two sides of a change of owner. It deliberately checks no right: the table of commands says that
+//! an owner of the one team offers, and an owner of the other one answers.
 //!
 //! ```text
 //!   TRANSFER --> offered --+-- ACCEPT, within 7 days --> the other team owns it
