@@ -150,7 +150,8 @@ async fn every_show_command_is_answered_with_the_columns_of_the_table() {
     assert!(shows.len() > 15);
     for command in shows {
         let whole = command.syntax.replace("[DATABASE] ", "");
-        let sql = whole.replace(" name", " shop").replace(" number", " 1");
+        let first: Vec<&str> = whole.split(' ').map(|word| word.split('|').next().unwrap()).collect();
+        let sql = first.join(" ").replace(" name", " shop").replace(" number", " 1");
         let statement = admin.0.prepare(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
         let columns: Vec<&str> = statement.columns().iter().map(|column| column.name()).collect();
         assert_eq!(columns, command.columns.iter().map(|column| column.name).collect::<Vec<_>>(), "{sql}");
@@ -235,7 +236,10 @@ async fn notices(freehold: &Freehold, sql: &str) -> Vec<String> {
 
 /// How what is said of a move begins, by its phase.
 const SAID: [(&str, &[&str]); 11] = [
-    ("preflight", &["looking for what is in the way", "trying the schema"]),
+    (
+        "preflight",
+        &["measuring how long clients wait", "looking for what is in the way", "trying the schema"],
+    ),
     ("provision", &["preparing ", "trying whether the systems reach each other", "waiting for a VACUUM"]),
     (
         "copy",

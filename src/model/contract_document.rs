@@ -187,7 +187,7 @@ impl ContractDocument {
         schemars::schema_for!(ContractDocument).to_value()
     }
 
-    /// The same contract as Open Data Contract Standard v3.1.0. `version`: changes whenever the contract does.
+    /// The same contract as Open Data Contract Standard v3.1.0. `version` changes whenever the contract does.
     pub fn to_open_data_contract(&self, version: &str) -> Value {
         let (host, port) = self.database.address.rsplit_once(':').unwrap_or((&self.database.address, "5432"));
         let custom = |(name, value): (&str, Value)| json!({ "property": name, "value": value });

@@ -54,6 +54,7 @@ async fn a_team_has_a_parent_and_an_escalation_and_goes_only_when_nothing_depend
     admin.run("DROP TEAM payments REASON 'merged into finance'").await;
     let audit = &admin.run("SHOW AUDIT").await[0];
     assert_eq!((audit["reason"].as_str(), audit["outcome"].as_str()), ("merged into finance", "ok"));
+    assert_eq!(audit["address"], "127.0.0.1");
     admin.run("DROP TEAM finance").await;
     assert!(teams(&admin).await.is_empty());
 }

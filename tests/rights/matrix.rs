@@ -21,6 +21,8 @@ const MATRIX: &[(&str, &str, &str)] = &[
     ("SHOW DATABASES", LOOKS, "SHOW DATABASES"),
     ("SHOW DATABASE", LOOKS, "SHOW DATABASE {db}"),
     ("SHOW HISTORY", LOOKS, "SHOW HISTORY {db}"),
+    ("SHOW CONTRACT", LOOKS, "SHOW CONTRACT {db}"),
+    ("SHOW CONTRACT FORMAT", LOOKS, "SHOW CONTRACT {db} FORMAT JSON"),
     ("SHOW CONSUMERS", LOOKS, "SHOW CONSUMERS {db}"),
     ("CREATE DATABASE", OPERATES, "CREATE DATABASE new"),
     ("ADOPT DATABASE", OPERATES, "ADOPT DATABASE new ON SYSTEM nowhere"),
@@ -87,6 +89,7 @@ const MATRIX: &[(&str, &str, &str)] = &[
     ("SHOW CONFIG", PLATFORM, "SHOW CONFIG"),
     ("SHOW HBA", PLATFORM, "SHOW HBA"),
     ("SHOW AUDIT", PLATFORM, "SHOW AUDIT"),
+    ("VERIFY AUDIT", "operator admin auditor", "VERIFY AUDIT"),
     ("SHOW VERSION", EVERY, "SHOW VERSION"),
     ("SHOW HELP", EVERY, "SHOW HELP"),
     ("RELOAD", OPERATES, "RELOAD"),
@@ -97,7 +100,7 @@ const MATRIX: &[(&str, &str, &str)] = &[
 fn title(syntax: &str) -> String {
     let keyword = |word: &&str| word.chars().all(|c| c.is_ascii_uppercase() || c == '_');
     let mut words: Vec<&str> = syntax.split(' ').take_while(keyword).collect();
-    words.extend(syntax.ends_with(" TABLES").then_some("TABLES"));
+    words.extend(["TABLES", "FORMAT"].into_iter().filter(|word| syntax.contains(&format!(" {word}"))));
     words.join(" ")
 }
 

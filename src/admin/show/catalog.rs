@@ -78,8 +78,9 @@ pub(in crate::admin) async fn show_history(
 
 pub(in crate::admin) async fn show_audit(cluster: &Cluster) -> Result<Vec<Row>, AdminError> {
     let entries = cluster.catalog().audit().newest(AUDIT_ROWS_MAX).await?;
-    let rows = entries
-        .into_iter()
-        .map(|entry| row![entry.at, entry.who, entry.command, entry.reason, entry.outcome]);
+    let rows = entries.into_iter().map(|entry| {
+        let address = entry.address.map(|address| address.to_string());
+        row![entry.at, entry.who, entry.command, entry.reason, entry.outcome, address]
+    });
     Ok(rows.collect())
 }

@@ -357,8 +357,8 @@ commands! {
     SHOW_HBA: Process Look (Operator Admin Auditor Stats) "SHOW", "SHOW HBA" => Hba sessions::show_hba(),
         ["rule_number" Int4, "line_number" Int4, "type", "database", "user_name", "address", "auth_method", "options", "file_name"],
         "The rules by which applications come in, in their order; the first that is for a client decides.";
-    SHOW_AUDIT: Cluster Look (Operator Admin Auditor Stats) "SHOW", "SHOW AUDIT" => Audit catalog::show_audit(), ["at", "who", "command", "reason", "outcome"],
-        "Who changed what, newest first. A change and its entry are one commit. Entries of freehold tell what a start has mended: \
+    SHOW_AUDIT: Cluster Look (Operator Admin Auditor Stats) "SHOW", "SHOW AUDIT" => Audit catalog::show_audit(), ["at", "who", "command", "reason", "outcome", "address"],
+        "Who changed what, newest first, and from which address. A change and its entry are one commit. Entries of freehold tell what a start has mended: \
          records that an older version had not written together, and routes that had not followed ALTER SYSTEM yet.";
     VERIFY_AUDIT: Cluster Check (Operator Admin Auditor) "VERIFY AUDIT", "VERIFY AUDIT [HEAD 'number:digest']", ["entries" Int8, "links" Int8, "head"],
         "Compares every entry of SHOW AUDIT with the chain of digests that is written with the entries. An entry that was changed, removed, \
@@ -509,14 +509,15 @@ mod tests {
     }
 
     #[test]
-    fn auditors_and_stats_users_may_run_every_show_and_nothing_else() {
+    fn auditors_and_stats_users_may_run_every_show_and_change_nothing() {
         for command in COMMANDS {
             let may = |role| {
                 command.permission.roles.contains(&role) || command.permission.roles.contains(&UserRole::User)
             };
             let is_show = command.tag == "SHOW";
             let is_own_password = command.syntax.starts_with("ALTER USER");
-            assert_eq!(may(UserRole::Auditor), is_show || is_own_password, "{}", command.syntax);
+            let verifies = command.syntax.starts_with("VERIFY AUDIT");
+            assert_eq!(may(UserRole::Auditor), is_show || is_own_password || verifies, "{}", command.syntax);
             assert_eq!(may(UserRole::Stats), is_show || is_own_password, "{}", command.syntax);
             assert!(
                 command.permission.roles.contains(&UserRole::Admin) || may(UserRole::User),
