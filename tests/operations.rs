@@ -257,7 +257,15 @@ const SAID: [(&str, &[&str]); 11] = [
     ("cutover", &["sessions prepare connections", "waiting for long transactions"]),
     ("settle", &["turning replication around", "comparing the rows of both sides"]),
     ("kept", &["kept current for an undo"]),
-    ("undoing", &["waiting until the source has every change", "sessions prepare connections"]),
+    (
+        "undoing",
+        &[
+            "waiting until the source has every change",
+            "refreshing materialized views",
+            "sessions prepare connections",
+            "waiting for long transactions",
+        ],
+    ),
     ("finishing", &["comparing the rows of both sides", "removing what the move made"]),
     ("rolling back", &["removing what the move made"]),
 ];
