@@ -467,6 +467,28 @@ async fn a_cancel_request_ends_the_query_and_a_dropped_exchange_ends_the_connect
     assert!(matches!(busy.query("select 1").await, Err(QueryError::Abandoned)));
 }
 
+#[tokio::test]
+async fn an_exchange_that_is_broken_off_closes_the_connection() {
+    let server = Postgres::start_async(Major::oldest()).await.unwrap();
+    let breaking = "select repeat('a', 40000000), repeat('b', 40000000)";
+    let noisy = "do $$ begin for i in 1..9 loop raise notice '%', repeat('n', 1000000); end loop; end $$";
+    for (sql, is_dropped) in [(breaking, false), (noisy, false), ("select pg_sleep(600)", true)] {
+        let mut connection = open(&as_superuser(&server)).await.unwrap();
+        let ran =
+            timeout(if is_dropped { Duration::from_millis(20) } else { PATIENCE }, connection.query(sql))
+                .await;
+        match ran {
+            Ok(outcome) => assert!(matches!(outcome, Err(QueryError::TooLarge { .. })), "{sql}"),
+            Err(_) => assert!(is_dropped, "{sql}"),
+        }
+        assert!(connection.is_closed() && !connection.is_alive(), "{sql}");
+        assert!(connection.take_unread().is_empty(), "{sql}");
+        assert_eq!(connection.stream.read(&mut [0; 64]).await.unwrap(), 0, "{sql}");
+        assert!(connection.stream.write_all(b"Q").await.is_err(), "{sql}");
+        assert!(matches!(connection.query("select 1").await, Err(QueryError::Abandoned)), "{sql}");
+    }
+}
+
 /// Somebody who is not PostgreSQL: says its lines, one for each time the client has spoken, then listens
 /// forever.
 async fn impostor(lines: Vec<Vec<u8>>) -> u16 {

@@ -31,6 +31,9 @@ const FAREWELL_MAX: Duration = Duration::from_secs(5);
 ///
 /// The relay uses `stream` directly. Between two transactions [`ServerConnection::query`] and
 /// [`ServerConnection::run`] run an exchange of their own; they must start and end at a boundary.
+///
+/// An exchange that does not reach its end, whether by an error or because it is dropped, closes `stream`:
+/// otherwise the next to use it would take the rest of its answers for their own.
 #[derive(Debug)]
 pub struct ServerConnection {
     pub stream: Stream,
@@ -45,14 +48,34 @@ pub struct ServerConnection {
     /// Whole notices and notifications that arrived during other reads.
     asynchronous: BytesMut,
     status: TransactionStatus,
-    progress: Progress,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
-    Resting,
-    /// An exchange runs, or was dropped in the middle.
-    Exchanging,
+/// An exchange of Freehold's own on a connection. Dropped before [`OwnExchange::end`], it closes the
+/// connection.
+#[derive(Debug)]
+pub struct OwnExchange<'c> {
+    connection: &'c mut ServerConnection,
+    is_answered: bool,
+}
+
+impl OwnExchange<'_> {
+    pub fn stream(&mut self) -> &mut Stream {
+        &mut self.connection.stream
+    }
+
+    /// Every request was answered, and every answer was read.
+    pub fn end(mut self) {
+        self.is_answered = true;
+    }
+}
+
+impl Drop for OwnExchange<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.connection.stream = Stream::Closed;
+            self.connection.unread = BytesMut::new();
+        }
+    }
 }
 
 /// A connection taken apart.
@@ -77,8 +100,8 @@ impl ServerConnection {
         unread: BytesMut,
         asynchronous: BytesMut,
     ) -> ServerConnection {
-        let (status, progress) = (TransactionStatus::Idle, Progress::Resting);
-        ServerConnection { stream, pid, cancel_key, parameters, unread, asynchronous, status, progress }
+        let status = TransactionStatus::Idle;
+        ServerConnection { stream, pid, cancel_key, parameters, unread, asynchronous, status }
     }
 
     /// A placeholder while a client has no server connection: `parameters` are those that it knows.
@@ -97,6 +120,16 @@ impl ServerConnection {
         matches!(self.stream, Stream::Absent)
     }
 
+    /// An exchange was broken off.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.stream, Stream::Closed)
+    }
+
+    /// Begins an exchange of Freehold's own; between two exchanges only.
+    pub fn begin_exchange(&mut self) -> OwnExchange<'_> {
+        OwnExchange { connection: self, is_answered: false }
+    }
+
     /// The value of a setting that the server last reported.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.value(name)
@@ -113,8 +146,8 @@ impl ServerConnection {
     /// unexpected here.
     ///
     /// # Cancel safety
-    /// None: a dropped exchange leaves the connection unusable, and every later one is
-    /// [`QueryError::Abandoned`].
+    /// None: a dropped exchange closes the connection, and every later one is [`QueryError::Abandoned`]. So
+    /// does an error, unless it is one that the server answered with.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<ResultSet>, QueryError> {
         let mut batch = BytesMut::new();
         frontend::query(&mut batch, sql);
@@ -143,24 +176,25 @@ impl ServerConnection {
     /// # Cancel safety
     /// None, see [`ServerConnection::query`].
     pub async fn run_each(&mut self, batch: &[u8]) -> Result<Vec<Reply>, QueryError> {
-        if self.progress == Progress::Exchanging {
+        if self.is_closed() {
             return Err(QueryError::Abandoned);
         }
         let mut answers = Answers::expecting(replies_to(batch)?);
-        self.progress = Progress::Exchanging;
+        let exchange = self.begin_exchange();
         let mut outbox = Outbox { unsent: BytesMut::from(batch), state: Sending::Unsent };
         while !answers.complete() {
-            if let Some(message) = self.take_message(&mut answers)? {
-                self.read_message(&message, &mut answers)?;
+            let connection = &mut *exchange.connection;
+            if let Some(message) = connection.take_message(&mut answers)? {
+                connection.read_message(&message, &mut answers)?;
                 continue;
             }
-            match self.transfer(&mut outbox).await {
+            match connection.transfer(&mut outbox).await {
                 Ok(0) => return Err(answers.ended()),
                 Ok(_) => {}
                 Err(source) => return Err(answers.broke(source)),
             }
         }
-        self.progress = Progress::Resting;
+        exchange.end();
         answers.into_replies()
     }
 

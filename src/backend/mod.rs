@@ -35,7 +35,7 @@ use zeroize::Zeroizing;
 pub use answers::{Reply, ResultSet};
 pub use cancel::cancel;
 pub use connect::connect;
-pub use connection::{ConnectionParts, ServerConnection};
+pub use connection::{ConnectionParts, OwnExchange, ServerConnection};
 pub use driver_connection::DriverConnection;
 pub use error::{ConnectError, QueryError};
 pub use parameters::{Parameters, SharedParameters};

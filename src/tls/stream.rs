@@ -22,6 +22,8 @@ pub enum Stream {
     TlsClient(Box<client::TlsStream<Socket>>),
     /// There is no peer now: nothing can be received or sent.
     Absent,
+    /// An exchange on it was broken off, so it was closed: reads as ended.
+    Closed,
 }
 
 impl Stream {
@@ -37,7 +39,7 @@ impl Stream {
     /// `TLSv1.3/TLS_AES_256_GCM_SHA384`; `None`: without TLS.
     pub fn tls_summary(&self) -> Option<String> {
         let (version, suite) = match self {
-            Stream::Absent | Stream::Plain(_) => return None,
+            Stream::Absent | Stream::Closed | Stream::Plain(_) => return None,
             Stream::TlsServer(tls) => {
                 let connection = tls.get_ref().1;
                 (connection.protocol_version()?, connection.negotiated_cipher_suite()?)
@@ -59,7 +61,7 @@ impl Stream {
     pub fn may_be_readable(&self) -> bool {
         match self {
             Stream::Plain(socket) => socket.is_readable(),
-            Stream::TlsServer(_) | Stream::TlsClient(_) => true,
+            Stream::TlsServer(_) | Stream::TlsClient(_) | Stream::Closed => true,
             Stream::Absent => false,
         }
     }
@@ -75,6 +77,7 @@ impl Stream {
                 polled.map_ok(|()| buffer.filled().len())
             }
             Stream::Absent => Poll::Pending,
+            Stream::Closed => Poll::Ready(Ok(0)),
         }
     }
 
@@ -85,7 +88,7 @@ impl Stream {
     pub fn will_wake(&self, cx: &mut Context<'_>) -> bool {
         match self {
             Stream::Plain(socket) => socket.will_wake(cx),
-            Stream::TlsServer(_) | Stream::TlsClient(_) | Stream::Absent => false,
+            Stream::TlsServer(_) | Stream::TlsClient(_) | Stream::Absent | Stream::Closed => false,
         }
     }
 
@@ -95,7 +98,7 @@ impl Stream {
             Stream::Plain(socket) => Some(socket),
             Stream::TlsServer(tls) => Some(tls.get_ref().0),
             Stream::TlsClient(tls) => Some(tls.get_ref().0),
-            Stream::Absent => None,
+            Stream::Absent | Stream::Closed => None,
         }
     }
 }
@@ -119,7 +122,7 @@ impl From<UnixStream> for Stream {
 }
 
 macro_rules! forward {
-    ($self:ident, $stream:ident => $call:expr, absent => $absent:expr) => {
+    ($self:ident, $stream:ident => $call:expr, absent => $absent:expr, closed => $closed:expr) => {
         match $self.get_mut() {
             Stream::Plain(inner) => {
                 let $stream = Pin::new(inner);
@@ -134,30 +137,35 @@ macro_rules! forward {
                 $call
             }
             Stream::Absent => $absent,
+            Stream::Closed => $closed,
         }
     };
+}
+
+fn no_peer<T>() -> Poll<io::Result<T>> {
+    Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
 }
 
 impl AsyncRead for Stream {
     #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        forward!(self, stream => stream.poll_read(cx, buf), absent => Poll::Pending)
+        forward!(self, stream => stream.poll_read(cx, buf), absent => Poll::Pending, closed => Poll::Ready(Ok(())))
     }
 }
 
 impl AsyncWrite for Stream {
     #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        forward!(self, stream => stream.poll_write(cx, buf), absent => Poll::Ready(Err(io::ErrorKind::NotConnected.into())))
+        forward!(self, stream => stream.poll_write(cx, buf), absent => no_peer(), closed => no_peer())
     }
 
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        forward!(self, stream => stream.poll_flush(cx), absent => Poll::Ready(Ok(())))
+        forward!(self, stream => stream.poll_flush(cx), absent => Poll::Ready(Ok(())), closed => Poll::Ready(Ok(())))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        forward!(self, stream => stream.poll_shutdown(cx), absent => Poll::Ready(Ok(())))
+        forward!(self, stream => stream.poll_shutdown(cx), absent => Poll::Ready(Ok(())), closed => Poll::Ready(Ok(())))
     }
 
     fn poll_write_vectored(
@@ -165,7 +173,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        forward!(self, stream => stream.poll_write_vectored(cx, bufs), absent => Poll::Ready(Err(io::ErrorKind::NotConnected.into())))
+        forward!(self, stream => stream.poll_write_vectored(cx, bufs), absent => no_peer(), closed => no_peer())
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -173,7 +181,7 @@ impl AsyncWrite for Stream {
             Stream::Plain(socket) => socket.is_write_vectored(),
             Stream::TlsServer(tls) => tls.is_write_vectored(),
             Stream::TlsClient(tls) => tls.is_write_vectored(),
-            Stream::Absent => false,
+            Stream::Absent | Stream::Closed => false,
         }
     }
 }

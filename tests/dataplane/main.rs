@@ -59,6 +59,7 @@ mod lent;
 mod limits;
 mod opening;
 mod orders;
+mod own_questions;
 mod pause;
 mod raw;
 mod relay;

@@ -337,13 +337,10 @@ impl Session {
             {
                 Err(Ending::Refused(fields.refusal()))
             }
-            Err(SnapshotError::Query(
-                QueryError::Io { .. }
-                | QueryError::Closed
-                | QueryError::Abandoned
-                | QueryError::Protocol { .. }
-                | QueryError::Unexpected { .. },
-            )) => Err(Ending::ServerDisconnected),
+            Err(error) if self.relay.backend.connection().is_closed() => {
+                tracing::warn!(database = %record.name, error = %chain(&error), "the question for a session's state was broken off");
+                Err(Ending::ServerDisconnected)
+            }
             answer => Ok(answer),
         }
     }

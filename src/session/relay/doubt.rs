@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Relay;
 use crate::session::ending::Ending;
+use crate::tls::Stream;
 use crate::wire::message::{Header, Target, backend, frontend};
 
 /// A server at rest sends nothing longer than a notification.
@@ -21,25 +22,27 @@ const NO_PORTAL: &[u8] = b"freehold asks whether all is answered";
 /// Asks, and forwards everything that comes before the answer.
 ///
 /// # Cancel safety
-/// None: dropped in the middle, the connection owes an answer.
+/// None: dropped in the middle, the connection closes.
 pub(in crate::session) async fn settle(relay: &mut Relay) -> Result<(), Ending> {
     let mut question = BytesMut::new();
     frontend::close(&mut question, Target::Portal, NO_PORTAL);
     frontend::sync(&mut question);
     relay.exchange.on_request(frontend::tag::CLOSE);
     relay.exchange.on_request(frontend::tag::SYNC);
-    let stream = relay.backend.stream();
+    let mut own = relay.backend.connection_mut().begin_exchange();
+    let stream = own.stream();
     stream.write_all(&question).await.map_err(|_| Ending::ServerDisconnected)?;
     stream.flush().await.map_err(|_| Ending::ServerDisconnected)?;
     let mut answered = false;
     loop {
-        let message = read_message(relay).await?;
+        let message = read_message(own.stream(), relay.server_end.answers.lend()).await?;
         let body = message.get(5..).unwrap_or_default();
         match message.first().copied().unwrap_or_default() {
             backend::tag::READY_FOR_QUERY => {
                 let status = backend::parse_ready_for_query(body).map_err(Ending::ServerBroke)?;
                 relay.exchange.on_ready(status);
                 if answered {
+                    own.end();
                     return Ok(());
                 }
             }
@@ -54,10 +57,8 @@ pub(in crate::session) async fn settle(relay: &mut Relay) -> Result<(), Ending> 
     }
 }
 
-async fn read_message(relay: &mut Relay) -> Result<BytesMut, Ending> {
-    // What is left of it is searched afterwards.
-    let kept = relay.server_end.answers.lend();
-    let stream = relay.backend.stream();
+/// `kept`: what was read and belongs to no message yet; what is left of it is searched afterwards.
+async fn read_message(stream: &mut Stream, kept: &mut BytesMut) -> Result<BytesMut, Ending> {
     loop {
         let header = Header::parse(kept, MESSAGE_BYTES_MAX).map_err(Ending::ServerBroke)?;
         if let Some(header) = header
