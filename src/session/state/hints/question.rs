@@ -45,6 +45,15 @@ const BODIES_BYTES_MAX: usize = 16 << 20;
 /// is computed.
 const TREES_BYTES_MAX: usize = 4 << 20;
 
+/// Limit of all settings of functions together, in bytes; a function whose settings are not read counts as one
+/// that may set any.
+const CONFIG_BYTES_MAX: usize = 1 << 20;
+/// How far a call in a tree is searched for the constant that names a setting. One that is not found there
+/// counts as any name where it is set.
+const CONSTANT_BYTES_MAX: usize = 4 << 10;
+/// Limit of all constants together, in bytes.
+const CONSTANTS_BYTES_MAX: usize = 1 << 20;
+
 /// The question. Each row of the answer is a kind and up to five texts, as [`super::super::snapshot()`] has
 /// them.
 pub(in super::super) fn sql() -> String {
@@ -56,6 +65,9 @@ pub(in super::super) fn sql() -> String {
         .replace("@catalogue", CATALOGUE)
         .replace("@body_max", &BODY_BYTES_MAX.to_string())
         .replace("@trees_max", &TREES_BYTES_MAX.to_string())
+        .replace("@config_max", &CONFIG_BYTES_MAX.to_string())
+        .replace("@constant_max", &CONSTANT_BYTES_MAX.to_string())
+        .replace("@constants_max", &CONSTANTS_BYTES_MAX.to_string())
         .replace("@bodies_max", &BODIES_BYTES_MAX.to_string());
     expand(&sql, ("<<", ">>"))
 }
@@ -163,8 +175,10 @@ UNION ALL SELECT 'function', <<p.proname>>, <<CASE WHEN p.is_unread THEN 'unread
     WHERE NOT 'internal'::regtype = ANY (p.proargtypes::oid[])
     AND p.prorettype <> ALL (ARRAY['internal', 'cstring', 'language_handler', 'fdw_handler', 'index_am_handler',
       'table_am_handler', 'tsm_handler']::regtype[]::oid[])
-UNION ALL SELECT 'config', <<p.proname>>, <<array_to_string(p.proconfig, chr(10))>>, NULL, NULL, NULL
-  FROM pg_proc p WHERE p.oid >= 16384 AND p.proconfig IS NOT NULL AND p.oid IS DISTINCT FROM (SELECT of_ours FROM ours)
+UNION ALL SELECT 'config', <<p.proname>>, CASE WHEN p.bytes <= @config_max THEN <<array_to_string(p.proconfig, chr(10))>> END,
+    NULL, NULL, NULL
+  FROM (SELECT p.proname, p.proconfig, sum(octet_length(p.proconfig::text)) OVER (ORDER BY p.oid) AS bytes FROM pg_proc p
+    WHERE p.oid >= 16384 AND p.proconfig IS NOT NULL AND p.oid IS DISTINCT FROM (SELECT of_ours FROM ours)) p
 UNION ALL SELECT 'twice', <<t.name>>, t.kind, NULL, NULL, NULL FROM (
     SELECT 'type', t.typname, t.typnamespace FROM pg_type t
     UNION ALL SELECT 'type', c.relname, c.relnamespace FROM pg_class c WHERE c.relkind = 'S'
@@ -204,5 +218,9 @@ UNION ALL SELECT DISTINCT 'opaque', <<c.owner>>, NULL, NULL, NULL, NULL FROM cal
   WHERE c.oid = 2078 AND c.after !~ '^[^{]*:args [(][{]CONST '
 UNION ALL SELECT DISTINCT 'opaque', <<t.owner>>, NULL, NULL, NULL, NULL FROM tree t
   WHERE strpos(t.tree, ':relid ' || 'pg_settings'::regclass::oid || ' ') > 0
-UNION ALL SELECT DISTINCT 'constant', <<c.owner>>, m.found[1], CASE WHEN c.oid = 2078 THEN 'sets' END, NULL, NULL FROM calls c, LATERAL regexp_matches(c.after,
-  '^[^[]*?:constvalue [0-9]+ [[] ([0-9 -]+) []]') AS m(found) WHERE c.oid = ANY (ARRAY[2077, 2078, 3294]::oid[])";
+UNION ALL SELECT 'constant', <<c.owner>>, CASE WHEN NOT c.is_unread THEN c.found END, c.sets, NULL, NULL FROM (
+    SELECT c.*, c.found IS NULL OR sum(octet_length(c.found)) OVER (ORDER BY c.owner, c.found) > @constants_max AS is_unread
+      FROM (SELECT DISTINCT c.owner, m.found[1] AS found, CASE WHEN c.oid = 2078 THEN 'sets' END AS sets
+        FROM calls c LEFT JOIN LATERAL regexp_matches(left(c.after, @constant_max),
+          '^[^[]*?:constvalue [0-9]+ [[] ([0-9 -]+) []]') AS m(found) ON true
+        WHERE c.oid = ANY (ARRAY[2077, 2078, 3294]::oid[])) c) c";

@@ -284,7 +284,8 @@ impl Reading {
             "function" => self.function(Function::read(fields)?),
             "uses" => self.uses(fields.text(1)?.as_bytes(), fields.text(2)?.as_bytes()),
             "opaque" => self.add(fields.text(1)?.as_bytes(), Effects::ANY),
-            "config" => self.config(fields.text(1)?.as_bytes(), &fields.text(2)?),
+            "config" if fields.is_there(2) => self.config(fields.text(1)?.as_bytes(), &fields.text(2)?),
+            "config" => self.add(fields.text(1)?.as_bytes(), any_setting()),
             "twice" | "keeps" | "classes" => {}
             "tree" => {
                 let (owner, tree) =
@@ -297,6 +298,11 @@ impl Reading {
             "thesaurus" => self.add(IMPLIED, Effects::BY_PATH),
             "login" => self.has_login_trigger = true,
             "trigger" => self.triggers.push(fields.text(1)?.into_bytes().into()),
+            "constant" if !fields.is_there(2) => {
+                if fields.is_there(3) {
+                    self.add(fields.text(1)?.as_bytes(), any_setting());
+                }
+            }
             "constant" => {
                 let name = constant(fields.plain(2)?);
                 if fields.is_there(3) {
@@ -378,6 +384,11 @@ impl Reading {
         hints.functions = self.functions;
         hints
     }
+}
+
+/// The effects of code that may set any setting, by whatever name.
+fn any_setting() -> Effects {
+    Effects::ANY | Effects::UNPROVEN | scan::decided_by(None)
 }
 
 /// The effects of a built-in function that is not harmless, where it stands in a body or a tree.
