@@ -3,11 +3,12 @@
 
 use freehold::lab::{Major, Postgres};
 use freehold::model::Pooling;
+use freehold::route::{Readiness, SessionRow};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use super::implied::one_connection;
 use super::orders;
-use super::stage::{self, Stage};
+use super::stage::{self, PASSWORD, ROLE, Stage, eventually};
 
 /// As text this is within every limit; the answer to a question that contained it would be beyond.
 const LONG: usize = 40_000_000;
@@ -30,14 +31,20 @@ async fn gets_its_own_answers(client: &Client) -> bool {
     true
 }
 
+/// A client without Freehold.
+async fn directly(server: &Postgres, role: &str, password: &str) -> Client {
+    let mut config = tokio_postgres::Config::new();
+    config.host(&server.host).port(server.port).user(role).password(password).dbname("shop");
+    let (client, connection) = config.connect(NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
 /// A client of another role in the same database, on a connection of its own to the server. Its temporary
 /// function has a setting with a long value.
 async fn stranger(server: &Postgres) -> Client {
     server.psql("CREATE ROLE stranger LOGIN PASSWORD 'stranger'").unwrap();
-    let mut config = tokio_postgres::Config::new();
-    config.host(&server.host).port(server.port).user("stranger").password("stranger").dbname("shop");
-    let (client, connection) = config.connect(NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = directly(server, "stranger", "stranger").await;
     let value = "a".repeat(LONG);
     let made = format!(
         "CREATE FUNCTION pg_temp.big() RETURNS int LANGUAGE sql SET application_name TO '{value}' AS 'SELECT 1'"
@@ -56,7 +63,7 @@ async fn a_long_value_of_its_own(pooling: Pooling) {
     let stage = one_connection(&server, pooling);
     let (one, other) = (stage.connect().await, stage.connect().await);
     sets_a_long_value(&one).await;
-    gets_its_own_answers(&one).await;
+    assert!(gets_its_own_answers(&one).await, "the value is not fetched");
     drop(one);
     assert!(gets_its_own_answers(&other).await);
     drop(other);
@@ -81,7 +88,7 @@ async fn a_long_setting_of_anothers_function(pooling: Pooling) {
     let _stranger = stranger(&server).await;
     let stage = one_connection(&server, pooling);
     for _ in 0..3 {
-        gets_its_own_answers(&stage.connect().await).await;
+        assert!(gets_its_own_answers(&stage.connect().await).await);
     }
 }
 
@@ -95,6 +102,25 @@ async fn what_another_role_defines_changes_no_answer_where_connections_are_reuse
     a_long_setting_of_anothers_function(Pooling::Session).await;
 }
 
+/// A long constant in the place of a setting's name, and a function with long settings, of the owner.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_owner_defines_changes_no_answer() {
+    let server = stage::server(Major::oldest());
+    let (value, name) = ("a".repeat(LONG / 2), "b".repeat(10_000));
+    let made = format!(
+        "CREATE FUNCTION one() RETURNS int LANGUAGE sql SET application_name TO '{value}' AS 'SELECT 1';
+         CREATE FUNCTION two() RETURNS int LANGUAGE sql SET application_name TO '{value}' AS 'SELECT 1';
+         CREATE VIEW sets AS SELECT current_setting('a.{name}', true), set_config('a.{name}', '1', false)"
+    );
+    directly(&server, ROLE, PASSWORD).await.batch_execute(&made).await.unwrap();
+    for pooling in [Pooling::Transaction, Pooling::Session] {
+        let stage = one_connection(&server, pooling);
+        for _ in 0..2 {
+            assert!(gets_its_own_answers(&stage.connect().await).await);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_role_defines_changes_no_answer_in_a_move() {
     let (one, two) = (stage::server(Major::oldest()), stage::server(Major::newest()));
@@ -102,7 +128,84 @@ async fn what_another_role_defines_changes_no_answer_in_a_move() {
     let _stranger = stranger(&one).await;
     let stage = Stage::before(&one);
     let client = stage.connect().await;
-    gets_its_own_answers(&client).await;
+    assert!(gets_its_own_answers(&client).await);
     orders::move_to(&stage, &orders::target(&two)).await;
-    gets_its_own_answers(&client).await;
+    assert!(gets_its_own_answers(&client).await);
+}
+
+/// Why the only session keeps its connection or cannot move; empty if it does neither.
+fn reasons(stage: &Stage) -> Vec<String> {
+    let rows = stage.route.session_table().sessions();
+    let of_row = |row: &SessionRow| match &row.readiness {
+        Readiness::Pinned { reasons, .. } => reasons.clone(),
+        _ => Vec::new(),
+    };
+    rows.iter().flat_map(of_row).collect()
+}
+
+fn resident_bytes() -> usize {
+    let pages: usize =
+        std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_with_more_state_than_is_kept_keeps_its_connection_and_says_why() {
+    let server = stage::server(Major::oldest());
+    let stage = Stage::before(&server);
+    stage.order(|record| {
+        record.terms.pooling = Pooling::Transaction;
+        record.terms.server_connections_max = 20;
+    });
+    let works = [
+        ("SELECT length(set_config('app.x', repeat('a', 2000000), false))".to_owned(), "setting \"app.x\""),
+        (format!("PREPARE p AS SELECT '{}'", "p".repeat(2_000_000)), "prepared statement \"p\""),
+    ];
+    for (work, what) in works {
+        let client = stage.connect().await;
+        client.simple_query(&work).await.unwrap();
+        eventually("it is pinned", || reasons(&stage).iter().any(|reason| reason.contains(what))).await;
+        assert!(gets_its_own_answers(&client).await);
+        let found = "SELECT length(current_setting('app.x', true))::text || (SELECT count(*) FROM pg_prepared_statements)";
+        let before = client.simple_query(found).await.unwrap().len();
+        assert_eq!(before, client.simple_query(found).await.unwrap().len());
+        client.simple_query("RESET app.x; DEALLOCATE ALL").await.unwrap();
+        eventually("it is not pinned any more", || reasons(&stage).is_empty()).await;
+        drop(client);
+        eventually("it has left", || stage.route.session_table().is_empty()).await;
+    }
+    let before = resident_bytes();
+    let mut clients = Vec::new();
+    for _ in 0..16 {
+        let client = stage.connect().await;
+        client
+            .simple_query("SELECT length(set_config('app.x', repeat('1', 30000000), false))")
+            .await
+            .unwrap();
+        assert!(gets_its_own_answers(&client).await);
+        clients.push(client);
+    }
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 200 << 20, "{grown} bytes more for 16 clients");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_with_too_much_state_does_not_move_and_says_why() {
+    let (one, two) = (stage::server(Major::oldest()), stage::server(Major::newest()));
+    stage::copy_verifier(&one, &two);
+    let stage = Stage::before(&one);
+    let client = stage.connect().await;
+    sets_a_long_value(&client).await;
+    stage.order(|record| record.next = Some(orders::target(&two)));
+    eventually("it is pinned", || reasons(&stage).iter().any(|reason| reason.contains("app.x"))).await;
+    assert!(gets_its_own_answers(&client).await);
+    client.simple_query("SET app.x = 'short'").await.unwrap();
+    orders::move_to(&stage, &orders::target(&two)).await;
+    assert!(gets_its_own_answers(&client).await);
+    let rows = client.simple_query("SHOW app.x").await.unwrap();
+    let moved = rows.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    assert_eq!(moved, Some("short"));
 }

@@ -498,7 +498,11 @@ impl PooledClient {
     }
 
     /// Records the state of the client; its connection has the same.
+    /// One that is too large to be kept pins the connection instead.
     pub(in crate::session) fn learn(&mut self, state: &SessionState) {
+        if state.is_too_large {
+            return;
+        }
         let state = lendable(state.clone());
         if let Some(template) = self.pool.template() {
             self.pool.database_pool.differences.saw_path(&state, &template.state);

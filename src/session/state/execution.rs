@@ -451,6 +451,11 @@ impl ExecutionRecord {
 
     /// Whether to ask if definitions have changed: only where connections are lent, which rely on it.
     pub(super) fn asks_for_definitions(&self) -> bool {
+        self.is_lent()
+    }
+
+    /// The connection is lent, for each transaction.
+    pub(super) fn is_lent(&self) -> bool {
         self.state.is_lent()
     }
 }

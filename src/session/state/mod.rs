@@ -169,6 +169,8 @@ pub struct SessionState {
     pub(crate) pins: BTreeSet<String>,
     /// What the session loses when it travels; it travels all the same.
     pub(crate) losses: BTreeSet<String>,
+    /// More than is kept: settings, statements and channels are not here, and one of the pins says so.
+    pub(crate) is_too_large: bool,
 }
 
 impl SessionState {

@@ -133,8 +133,31 @@ pub(super) fn candidates(tracker: &StateTracker) -> String {
     names.map(|name| format!("'{}'", hex(name))).collect::<Vec<_>>().join(",")
 }
 
-/// Each row is a kind and up to four texts.
+/// The state of a client that is lent connections is kept while the client is idle, twice where the
+/// connection has it, too, and thousands of clients may be idle. Most have a few hundred bytes.
+const LENT_BYTES_MAX: usize = 1 << 20;
+
+/// Of a client with a connection of its own, the state is kept while its database moves.
+const OWN_BYTES_MAX: usize = 16 << 20;
+
+/// What a row counts beside its texts: about what it takes up.
+const ROW_BYTES: usize = 128;
+
+/// Each row is a kind and up to four texts. Sizes are added up on the server: where all together are beyond
+/// the limit, only what cannot be left out is sent, and the name of the largest part.
 fn sql(tracker: &StateTracker) -> String {
+    let is_lent = tracker.execution().is_lent();
+    let bytes_max = if is_lent { LENT_BYTES_MAX } else { OWN_BYTES_MAX };
+    let is_shared = match is_lent {
+        true => format!("(NOT s.from_sql AND pg_catalog.starts_with(s.name, '{}'))", scan::OURS),
+        false => "false".to_owned(),
+    };
+    let bounded = BOUNDED.replace("@parts", &parts(tracker)).replace("@is_shared", &is_shared);
+    let bounded = bounded.replace("@row", &ROW_BYTES.to_string()).replace("@max", &bytes_max.to_string());
+    expand(&bounded, ("{", "}"))
+}
+
+fn parts(tracker: &StateTracker) -> String {
     let mut parts = [IDENTITY, SETTINGS, STATEMENTS, CHANNELS, CURSORS, TEMPORARY].concat();
     let names = candidates(tracker);
     if !names.is_empty() {
@@ -156,27 +179,49 @@ fn sql(tracker: &StateTracker) -> String {
                 .replace("@changes", CHANGES),
         );
     }
-    expand(&parts, ("{", "}"))
+    parts
 }
 
+/// Locks are always sent: how often each is held would be forgotten otherwise. The server has a limit for
+/// them.
+const BOUNDED: &str = "WITH part AS MATERIALIZED (@parts), total AS MATERIALIZED (SELECT pg_catalog.sum(p.size) AS bytes FROM part p) \
+    SELECT p.kind, p.a, p.b, p.c, p.d FROM part p CROSS JOIN total t WHERE t.bytes OPERATOR(pg_catalog.<=) '@max'::pg_catalog.numeric \
+    OR p.kind OPERATOR(pg_catalog.=) ANY (ARRAY['identity','definitions','lock']::pg_catalog.text[]) \
+    UNION ALL SELECT 'large', t.bytes::pg_catalog.text, l.kind, pg_catalog.left(l.a, 126), NULL \
+    FROM total t CROSS JOIN LATERAL (SELECT p.kind, p.a FROM part p ORDER BY p.size DESC LIMIT 1) l \
+    WHERE t.bytes OPERATOR(pg_catalog.>) '@max'::pg_catalog.numeric";
+
 const IDENTITY: &str = "SELECT 'identity' AS kind, {session_user::pg_catalog.text} AS a, \
-    {pg_catalog.current_setting('role')} AS b, NULL::pg_catalog.text AS c, NULL::pg_catalog.text AS d";
+    {pg_catalog.current_setting('role')} AS b, NULL::pg_catalog.text AS c, NULL::pg_catalog.text AS d, 0 AS size";
 
 /// What SET TRANSACTION sets is listed as a setting, too, but belongs to the transaction.
-const SETTINGS: &str = " UNION ALL SELECT 'setting', {s.name}, {pg_catalog.current_setting(s.name)}, NULL, NULL \
-    FROM pg_catalog.pg_settings s WHERE s.source OPERATOR(pg_catalog.=) 'session' AND s.name OPERATOR(pg_catalog.!~) \
+const SETTINGS: &str = " UNION ALL SELECT 'setting', {s.name}, \
+    CASE WHEN v.size OPERATOR(pg_catalog.<=) @max THEN {v.value} END, NULL, NULL, \
+    @row OPERATOR(pg_catalog.+) pg_catalog.octet_length(s.name) OPERATOR(pg_catalog.+) v.size \
+    FROM pg_catalog.pg_settings s CROSS JOIN LATERAL (SELECT w.value, pg_catalog.octet_length(w.value) AS size \
+    FROM (SELECT pg_catalog.current_setting(s.name) AS value) w) v WHERE s.source OPERATOR(pg_catalog.=) 'session' AND s.name OPERATOR(pg_catalog.!~) \
     '^(transaction_(isolation|read_only|deferrable)|role|session_authorization|seed)$'";
 
 const CUSTOM: &str = " UNION ALL SELECT 'setting', n.name, \
-    {pg_catalog.current_setting(pg_catalog.convert_from(pg_catalog.decode(n.name, 'hex'), 'UTF8'), true)}, NULL, NULL \
-    FROM pg_catalog.unnest(ARRAY[@names]::pg_catalog.text[]) AS n(name)";
+    CASE WHEN v.size OPERATOR(pg_catalog.<=) @max THEN {v.value} END, NULL, NULL, \
+    @row OPERATOR(pg_catalog.+) pg_catalog.octet_length(n.name) OPERATOR(pg_catalog.+) v.size \
+    FROM pg_catalog.unnest(ARRAY[@names]::pg_catalog.text[]) AS n(name) \
+    CROSS JOIN LATERAL (SELECT w.value, coalesce(pg_catalog.octet_length(w.value), 0) AS size \
+    FROM (SELECT pg_catalog.current_setting(pg_catalog.convert_from(pg_catalog.decode(n.name, 'hex'), 'UTF8'), true) AS value) w) v";
 
 /// Each statement's text is the whole text that the client sent. If one text has made many statements, it is
-/// sent once, with the first of them by name, which the others refer to.
-const STATEMENTS: &str = " UNION ALL SELECT 'statement', {p.name}, CASE WHEN p.name OPERATOR(pg_catalog.=) p.first \
-    THEN {p.statement} END, pg_catalog.concat(p.from_sql, ' ', {p.first}), \
-    pg_catalog.array_to_string(p.parameter_types::pg_catalog.oid[], ',') FROM (SELECT s.*, \
-    pg_catalog.min(s.name) OVER (PARTITION BY s.statement) AS first FROM pg_catalog.pg_prepared_statements s) p";
+/// sent once, with the first of them by name, which the others refer to. Of statements that clients share only
+/// the names are sent; `Statements` limits them.
+const STATEMENTS: &str = " UNION ALL SELECT CASE WHEN p.is_shared THEN 'shared' ELSE 'statement' END, {p.name}, \
+    CASE WHEN p.is_sent AND p.bytes OPERATOR(pg_catalog.<=) @max THEN {p.statement} END, \
+    CASE WHEN NOT p.is_shared THEN pg_catalog.concat(p.from_sql, ' ', {p.first}) END, \
+    CASE WHEN NOT p.is_shared THEN pg_catalog.array_to_string(p.parameter_types::pg_catalog.oid[], ',') END, \
+    CASE WHEN p.is_shared THEN 0 ELSE @row OPERATOR(pg_catalog.+) pg_catalog.octet_length(p.name) \
+    OPERATOR(pg_catalog.+) CASE WHEN p.is_sent THEN p.bytes ELSE 0 END END \
+    FROM (SELECT f.*, pg_catalog.octet_length(f.statement) AS bytes, \
+    NOT f.is_shared AND f.name OPERATOR(pg_catalog.=) f.first AS is_sent FROM (SELECT o.*, \
+    pg_catalog.min(o.name) OVER (PARTITION BY o.statement, o.is_shared) AS first \
+    FROM (SELECT s.*, @is_shared AS is_shared FROM pg_catalog.pg_prepared_statements s) o) f) p";
 
 /// Names of the types with OIDs that mean nothing on another server. An array is named by its element.
 const TYPES: &str = " UNION ALL SELECT 'type', o.oid::pg_catalog.text, {(SELECT CASE WHEN e.oid IS NULL \
@@ -184,18 +229,19 @@ const TYPES: &str = " UNION ALL SELECT 'type', o.oid::pg_catalog.text, {(SELECT 
     FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) t.typnamespace \
     LEFT JOIN pg_catalog.pg_type e ON e.oid OPERATOR(pg_catalog.=) t.typelem AND e.typarray OPERATOR(pg_catalog.=) t.oid \
     LEFT JOIN pg_catalog.pg_namespace en ON en.oid OPERATOR(pg_catalog.=) e.typnamespace \
-    WHERE t.oid OPERATOR(pg_catalog.=) o.oid)}, NULL, NULL \
-    FROM (SELECT pg_catalog.unnest(p.parameter_types::pg_catalog.oid[]) AS oid FROM pg_catalog.pg_prepared_statements p\
-    @unnamed) o WHERE o.oid OPERATOR(pg_catalog.>=) '10000'::pg_catalog.oid";
+    WHERE t.oid OPERATOR(pg_catalog.=) o.oid)}, NULL, NULL, @row \
+    FROM (SELECT DISTINCT x.oid FROM (SELECT pg_catalog.unnest(s.parameter_types::pg_catalog.oid[]) AS oid \
+    FROM pg_catalog.pg_prepared_statements s WHERE NOT @is_shared@unnamed) x) o WHERE o.oid OPERATOR(pg_catalog.>=) '10000'::pg_catalog.oid";
 
 const CHANNELS: &str =
-    " UNION ALL SELECT 'channel', {c}, NULL, NULL, NULL FROM pg_catalog.pg_listening_channels() c";
+    " UNION ALL SELECT 'channel', {c}, NULL, NULL, NULL, @row FROM pg_catalog.pg_listening_channels() c";
 
-const CURSORS: &str =
-    " UNION ALL SELECT 'cursor', {c.name}, NULL, NULL, NULL FROM pg_catalog.pg_cursors c WHERE c.is_holdable";
+const CURSORS: &str = " UNION ALL SELECT 'cursor', {c.name}, NULL, NULL, NULL, \
+    @row OPERATOR(pg_catalog.+) pg_catalog.octet_length(c.name) FROM pg_catalog.pg_cursors c WHERE c.is_holdable";
 
 /// Everything in the session's temporary schema depends on it; the sequences of its tables are left out.
-const TEMPORARY: &str = " UNION ALL SELECT 'temporary', o.type, {coalesce(o.name, o.identity)}, NULL, NULL \
+const TEMPORARY: &str = " UNION ALL SELECT 'temporary', o.type, {coalesce(o.name, o.identity)}, NULL, NULL, \
+    @row OPERATOR(pg_catalog.+) pg_catalog.octet_length(coalesce(o.name, o.identity)) \
     FROM pg_catalog.pg_depend d, LATERAL pg_catalog.pg_identify_object(d.classid, d.objid, d.objsubid) o \
     WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass \
     AND d.refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend s \
@@ -205,13 +251,13 @@ const TEMPORARY: &str = " UNION ALL SELECT 'temporary', o.type, {coalesce(o.name
     AND s.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass)";
 
 const LOCKS: &str = " UNION ALL SELECT 'lock', l.classid::pg_catalog.text, l.objid::pg_catalog.text, \
-    l.objsubid::pg_catalog.text, l.mode FROM pg_catalog.pg_locks l WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' \
+    l.objsubid::pg_catalog.text, l.mode, 0 FROM pg_catalog.pg_locks l WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' \
     AND l.granted AND l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() AND l.database OPERATOR(pg_catalog.=) \
     (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())";
 
 /// How many definitions have changed, to be compared with the count when the hints were read.
 const DEFINED: &str = " UNION ALL SELECT 'definitions', (@definitions)::pg_catalog.text, \
-    (@all_definitions)::pg_catalog.text, (@changes)::pg_catalog.text, NULL";
+    (@all_definitions)::pg_catalog.text, (@changes)::pg_catalog.text, NULL, 0";
 
 /// A prepared statement as the server lists it.
 #[derive(Debug)]
@@ -264,6 +310,15 @@ impl Reading {
                     self.texts.insert(name.clone(), fields.text(2)?);
                 }
                 self.statements.push(Listed { name, first, from_sql: from_sql == "t", oids });
+            }
+            // Only its name counts.
+            "shared" => {
+                let statement = PreparedStatement::Protocol { sql: String::new(), types: Vec::new() };
+                state.statements.insert(fields.text(1)?, statement);
+            }
+            "large" => {
+                state.pins.insert(too_large(&fields)?);
+                state.is_too_large = true;
             }
             "type" => {
                 let name = if fields.is_there(2) { Some(fields.text(2)?) } else { None };
@@ -343,6 +398,17 @@ impl Reading {
             }
         }
     }
+}
+
+/// Why a session with a state beyond the limit keeps its connection.
+fn too_large(fields: &Fields<'_>) -> Result<String, SnapshotError> {
+    let (bytes, kind) = (fields.plain(1)?, fields.plain(2)?);
+    let largest = match (kind, fields.text(3)) {
+        ("setting", Ok(name)) => format!("setting \"{name}\""),
+        ("statement", Ok(name)) => format!("prepared statement \"{name}\""),
+        _ => format!("{kind}s"),
+    };
+    Ok(format!("settings, prepared statements and other state of {bytes} bytes, above all {largest}"))
 }
 
 #[cfg(test)]
