@@ -470,7 +470,7 @@ async fn a_cancel_request_ends_the_query_and_a_dropped_exchange_ends_the_connect
 #[tokio::test]
 async fn an_exchange_that_is_broken_off_closes_the_connection() {
     let server = Postgres::start_async(Major::oldest()).await.unwrap();
-    let breaking = "select repeat('a', 40000000), repeat('b', 40000000)";
+    let breaking = "select repeat('a', 60000000), repeat('b', 60000000)";
     let noisy = "do $$ begin for i in 1..9 loop raise notice '%', repeat('n', 1000000); end loop; end $$";
     for (sql, is_dropped) in [(breaking, false), (noisy, false), ("select pg_sleep(600)", true)] {
         let mut connection = open(&as_superuser(&server)).await.unwrap();

@@ -8,8 +8,9 @@ use crate::wire::Violation;
 use crate::wire::message::backend::{self, ErrorFields, FieldDescription, tag};
 use crate::wire::message::{Header, frontend};
 
-/// Limit for all answers to one batch together. Sessions' states and catalog queries are far below.
-const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Limit for all answers to one batch together. The largest question is the one for a database's code, whose
+/// parts have limits that add up to less.
+const ANSWER_BYTES_MAX: usize = 96 * 1024 * 1024;
 
 /// Memory that a value takes in addition to its text: an empty one has four bytes in the protocol.
 const VALUE_BYTES: usize = size_of::<Option<String>>();

@@ -11,7 +11,7 @@ use super::orders;
 use super::stage::{self, PASSWORD, ROLE, Stage, eventually};
 
 /// As text this is within every limit; the answer to a question that contained it would be beyond.
-const LONG: usize = 40_000_000;
+const LONG: usize = 60_000_000;
 
 /// Asks with texts that lead to a question of Freehold's after each of them. `false`: the connection has
 /// ended.
@@ -40,11 +40,17 @@ async fn directly(server: &Postgres, role: &str, password: &str) -> Client {
     client
 }
 
+/// A client of another role, which may make temporary objects only.
+async fn with_temporary_rights(server: &Postgres) -> Client {
+    server.psql("CREATE ROLE stranger LOGIN PASSWORD 'stranger'").unwrap();
+    server.psql_in("shop", "REVOKE CREATE ON SCHEMA public FROM public").unwrap();
+    directly(server, "stranger", "stranger").await
+}
+
 /// A client of another role in the same database, on a connection of its own to the server. Its temporary
 /// function has a setting with a long value.
 async fn stranger(server: &Postgres) -> Client {
-    server.psql("CREATE ROLE stranger LOGIN PASSWORD 'stranger'").unwrap();
-    let client = directly(server, "stranger", "stranger").await;
+    let client = with_temporary_rights(server).await;
     let value = "a".repeat(LONG);
     let made = format!(
         "CREATE FUNCTION pg_temp.big() RETURNS int LANGUAGE sql SET application_name TO '{value}' AS 'SELECT 1'"
@@ -208,4 +214,53 @@ async fn a_session_with_too_much_state_does_not_move_and_says_why() {
         _ => None,
     });
     assert_eq!(moved, Some("short"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn temporary_code_of_another_role_keeps_no_connection_with_its_client() {
+    let server = stage::server(Major::oldest());
+    let stranger = with_temporary_rights(&server).await;
+    stranger
+        .batch_execute(
+            "CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE plpgsql AS
+                 $$ BEGIN EXECUTE 'select ' || '1'; RETURN 1; END $$;
+             CREATE FUNCTION pg_temp.g(int, int) RETURNS int LANGUAGE plpgsql AS
+                 $$ BEGIN EXECUTE 'select ' || '1'; RETURN 1; END $$;
+             CREATE DOMAIN pg_temp.d AS int DEFAULT pg_temp.f() CHECK (pg_temp.f() = 1);
+             CREATE OPERATOR pg_temp.@@@ (FUNCTION = pg_temp.g, LEFTARG = int, RIGHTARG = int);
+             DO $$ BEGIN FOR i IN 1..5000 LOOP
+                 EXECUTE format('CREATE FUNCTION pg_temp.h%s() RETURNS int LANGUAGE sql AS ''SELECT 1''', i);
+             END LOOP; END $$",
+        )
+        .await
+        .unwrap();
+    let stage = one_connection(&server, Pooling::Transaction);
+    let (one, other) = (stage.connect().await, stage.connect().await);
+    for _ in 0..3 {
+        for client in [&one, &other] {
+            client.simple_query("SELECT 1").await.unwrap();
+            assert!(gets_its_own_answers(client).await);
+            client.simple_query("SELECT length(repeat('x', 3))").await.unwrap();
+        }
+        assert_eq!(reasons(&stage), [""; 0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_the_server_does_not_answer_in_time_ends_no_session() {
+    let server = stage::server(Major::oldest());
+    let locker = directly(&server, &server.superuser, &server.password).await;
+    locker.batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_policy IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let stage = Stage::before(&server);
+    stage.order(|record| {
+        record.terms.pooling = Pooling::Transaction;
+        record.terms.server_connections_max = 4;
+    });
+    let (one, other) = (stage.connect().await, stage.connect().await);
+    for client in [&one, &other] {
+        assert!(gets_its_own_answers(client).await);
+    }
+    assert!(!reasons(&stage).is_empty(), "any code may do anything");
+    locker.batch_execute("COMMIT").await.unwrap();
+    assert!(gets_its_own_answers(&one).await);
 }

@@ -24,6 +24,9 @@ use crate::tls::Connector;
 /// How long the server may take for the answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
+/// Then the server ends the question itself, and any function counts as one that may do anything.
+const QUESTION_MAX: Duration = Duration::from_secs(9);
+
 /// A reading that runs or is over; dropped, it stops.
 #[derive(Debug)]
 pub(in crate::session) struct HintsReader {
@@ -67,7 +70,7 @@ async fn read(hints: &HintsCell, plan: &ReaderPlan) {
         }
         Err(_) => return tracing::info!("no connection in time to read what functions do"),
     };
-    match timeout(ANSWER_MAX, fill_hints(&mut connection, hints)).await {
+    match timeout(ANSWER_MAX, fill_hints(&mut connection, hints, QUESTION_MAX)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::info!(error = %chain(&error), "what functions do could not be read"),
         Err(_) => tracing::info!("what functions do was not read in time"),

@@ -13,10 +13,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::hints::{self, ALL_DEFINITIONS, DEFINITIONS};
+use super::hints::{self, ALL_DEFINITIONS, DEFINITIONS, ROWS_MAX};
 use super::lock_counts::key_of_row;
 use super::rows::{Fields, Rows, SnapshotError, expand, hex, unhex};
 use super::shape::CHANGES;
@@ -24,6 +25,10 @@ use super::{AdvisoryLock, Hints, HintsCell, PreparedStatement, SessionState, Sta
 use crate::backend::ServerConnection;
 use crate::session::scan;
 use crate::wire::message::frontend;
+
+/// How long a client waits for the question for a database's code; then any code counts as one that may do
+/// anything. Shorter than the wait for a session's state.
+const HINTS_TIME_MAX: Duration = Duration::from_millis(1500);
 
 /// Takes the state of the session at a boundary, in one round trip; in two for the first session of a
 /// database, which fills `hints`.
@@ -58,7 +63,7 @@ pub(super) async fn learn(
     tracker: &mut StateTracker,
     hints: &HintsCell,
 ) -> Result<(), SnapshotError> {
-    let known = known_hints(connection, tracker.unnamed().body(), hints).await?;
+    let known = known_hints(connection, tracker.unnamed().body(), hints, HINTS_TIME_MAX).await?;
     tracker.execution_mut().use_hints(known);
     Ok(())
 }
@@ -70,8 +75,9 @@ pub(super) async fn learn(
 pub(in crate::session) async fn fill_hints(
     connection: &mut ServerConnection,
     hints: &HintsCell,
+    time_max: Duration,
 ) -> Result<(), SnapshotError> {
-    known_hints(connection, None, hints).await.map(|_| ())
+    known_hints(connection, None, hints, time_max).await.map(|_| ())
 }
 
 /// The answer takes a server tens of milliseconds of CPU time, in a large database more. So one session asks,
@@ -80,6 +86,7 @@ async fn known_hints(
     connection: &mut ServerConnection,
     unnamed: Option<&[u8]>,
     hints: &HintsCell,
+    time_max: Duration,
 ) -> Result<Arc<Hints>, SnapshotError> {
     if let Some(known) = hints.get() {
         return Ok(Arc::clone(known));
@@ -87,7 +94,7 @@ async fn known_hints(
     let _asking = hints.asking().await;
     match hints.get() {
         Some(known) => Ok(Arc::clone(known)),
-        None => Ok(hints.fill(read_hints(connection, unnamed, hints).await?)),
+        None => Ok(hints.fill(read_hints(connection, unnamed, hints, time_max).await?)),
     }
 }
 
@@ -95,13 +102,28 @@ async fn read_hints(
     connection: &mut ServerConnection,
     unnamed: Option<&[u8]>,
     hints: &HintsCell,
+    time_max: Duration,
 ) -> Result<Arc<Hints>, SnapshotError> {
     if let Some((before, question)) = hints.before()
         && before.are_right(&ask(connection, &question, unnamed).await?)
     {
         return Ok(Arc::clone(before));
     }
-    let rows = ask(connection, &hints::sql(), unnamed).await?;
+    let began = Instant::now();
+    let rows = match ask(connection, &hints::sql(time_max), unnamed).await {
+        Err(SnapshotError::Refused { fields }) if began.elapsed() >= time_max => {
+            tracing::warn!(
+                error = fields.message(),
+                "what functions do was not read in time: any may do anything"
+            );
+            return Ok(hints.unread());
+        }
+        rows => rows?,
+    };
+    if rows.len() > ROWS_MAX {
+        tracing::warn!(rows = rows.len(), "what functions do is too much to be read: any may do anything");
+        return Ok(hints.unread());
+    }
     Ok(Arc::new(Hints::from_rows(&rows).await?))
 }
 
@@ -426,8 +448,12 @@ mod tests {
             .collect();
         assert!(bare.is_empty(), "{bare:?} in {state}");
         // The other question sets its own search path.
-        assert!(hints::sql().trim_start().starts_with("SET LOCAL search_path TO pg_catalog, pg_temp;"));
-        assert!(!hints::sql().contains('\\'), "a setting decides what a backslash means");
+        assert!(
+            hints::sql(HINTS_TIME_MAX)
+                .trim_start()
+                .starts_with("SET LOCAL search_path TO pg_catalog, pg_temp;")
+        );
+        assert!(!hints::sql(HINTS_TIME_MAX).contains('\\'), "a setting decides what a backslash means");
         assert!(state.contains("612e62"), "the candidate is asked for");
     }
 }

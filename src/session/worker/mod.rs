@@ -189,7 +189,9 @@ impl Worker {
 
     /// The database stays where it is; its functions may change before the next move.
     pub(super) fn forget_hints(&self, database: &DatabaseId) {
-        self.hints.borrow_mut().remove(database);
+        if let Some(known) = self.hints.borrow_mut().get_mut(database) {
+            *known = Known { hints: Arc::new(known.hints.outdated()), reader: None };
+        }
     }
 
     /// Functions may have been changed by a client that does not connect through Freehold.

@@ -458,6 +458,9 @@ impl<'n, N: Names> Judge<'n, N> {
         if makes_routine {
             self.literals = Literals::Code;
         }
+        if is(b"CREATE") && makes_temporary_code(*lexer) {
+            self.add(Effects::ANY, word);
+        }
         let is_temporary = is(b"CREATE") && !makes_routine && creates_temporary(*lexer);
         let effects = match is_temporary {
             true => self.makes_temporary(temporary_name(*lexer)),
@@ -590,6 +593,18 @@ fn creates_temporary(mut lexer: Lexer<'_>) -> bool {
     let before: [&[u8]; 4] = [b"OR", b"REPLACE", b"LOCAL", b"GLOBAL"];
     let kind = lexer.find(|token| !before.iter().any(|word| token.is_word(word)));
     kind.is_some_and(|kind| kind.is_word(b"TEMP") || kind.is_word(b"TEMPORARY"))
+}
+
+/// Whether the text makes a temporary operator, cast, range, or domain with code. What they call runs where no
+/// text names it, and is not looked up.
+fn makes_temporary_code(mut lexer: Lexer<'_>) -> bool {
+    let kinds: [(&[u8], &[&[u8]]); 4] =
+        [(b"OPERATOR", &[]), (b"CAST", &[]), (b"TYPE", &[b"RANGE"]), (b"DOMAIN", &[b"CHECK", b"DEFAULT"])];
+    let Some(kind) = lexer.next() else { return false };
+    let Some((_, with)) = kinds.iter().find(|(word, _)| kind.is_word(word)) else { return false };
+    let mut rest = lexer.clone();
+    let has_code = with.is_empty() || rest.any(|token| with.iter().any(|word| token.is_word(word)));
+    has_code && lexer.any(is_temporary)
 }
 
 /// The name of the object that is made, after CREATE or INTO; `None`: it is in a form that is not read here.

@@ -27,7 +27,7 @@ mod verdicts;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -73,6 +73,8 @@ pub struct Hints {
     /// [`CATALOGUE`] at that moment.
     catalogue: Option<i64>,
     verdicts: Verdicts,
+    /// The question took too long, or its answer was too long: nothing is known.
+    unread: Option<Unread>,
     /// Names that, when used, ask for sequence values that the session drew.
     memory_readers: Vec<Box<[u8]>>,
     /// Made for a session that has gone on with another connection and had drawn values.
@@ -80,6 +82,20 @@ pub struct Hints {
     /// Made for a text that is too large to be held.
     opaque_names: OnceLock<OpaqueNames>,
 }
+
+/// When the question is asked again that failed.
+#[derive(Debug, Clone, Copy)]
+struct Unread {
+    at: Instant,
+    rest: Duration,
+}
+
+/// The pause after the question failed; doubled each time, up to the longer one.
+const REST_MIN: Duration = Duration::from_secs(20);
+const REST_MAX: Duration = Duration::from_secs(600);
+
+/// A longer answer is not read.
+pub(super) const ROWS_MAX: usize = 150_000;
 
 /// The hints of a database, or room for them: filled by the first session that asks.
 #[derive(Debug, Default)]
@@ -99,7 +115,25 @@ impl HintsCell {
     /// A cell to be filled again; with the previous hints, if the catalogue has not changed.
     pub(in crate::session) fn to_be_checked(&self) -> HintsCell {
         let before = self.answer.get().or(self.before.as_ref()).cloned();
-        HintsCell { before, ..HintsCell::default() }
+        match before {
+            Some(before) if before.is_resting() => HintsCell::of(before),
+            before => HintsCell { before, ..HintsCell::default() },
+        }
+    }
+
+    /// A cell to be filled again, as definitions have changed. What could not be read stays so for its time:
+    /// otherwise a client that changes definitions would make others wait for the question again and again.
+    pub(in crate::session) fn outdated(&self) -> HintsCell {
+        match self.answer.get().or(self.before.as_ref()) {
+            Some(before) if before.unread.is_some() => self.to_be_checked(),
+            _ => HintsCell::default(),
+        }
+    }
+
+    /// Hints for a database whose code could not be read.
+    pub(super) fn unread(&self) -> Arc<Hints> {
+        let last = self.before.as_ref().and_then(|before| before.unread);
+        Arc::new(Hints::unread(last.map_or(REST_MIN, |last| (last.rest * 2).min(REST_MAX))))
     }
 
     pub fn get(&self) -> Option<&Arc<Hints>> {
@@ -161,6 +195,28 @@ impl Hints {
             hints.implied |= Effects::ANY;
         }
         Ok(hints)
+    }
+
+    /// Nothing is known: any text may do anything.
+    fn unread(rest: Duration) -> Hints {
+        let all =
+            Effects::ANY | Effects::UNPROVEN | Effects::FINDS | Effects::BY_PATH | scan::decided_by(None);
+        Hints {
+            id: rand::random_range(1..u32::MAX),
+            implied: all,
+            on_definition: all,
+            any: all,
+            beyond_ascii: all,
+            keeps_any: true,
+            keeps_results: true,
+            has_login_trigger: true,
+            unread: Some(Unread { at: Instant::now(), rest }),
+            ..Hints::default()
+        }
+    }
+
+    fn is_resting(&self) -> bool {
+        self.unread.is_some_and(|unread| unread.at.elapsed() < unread.rest)
     }
 
     pub(super) fn id(&self) -> u32 {

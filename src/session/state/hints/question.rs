@@ -1,5 +1,7 @@
 //! The question for what a database has defined, and two cheap ones for whether that has changed.
 
+use std::time::Duration;
+
 use super::super::rows::expand;
 use crate::session::scan;
 
@@ -56,13 +58,14 @@ const CONSTANTS_BYTES_MAX: usize = 1 << 20;
 
 /// The question. Each row of the answer is a kind and up to five texts, as [`super::super::snapshot()`] has
 /// them.
-pub(in super::super) fn sql() -> String {
+pub(in super::super) fn sql(time_max: Duration) -> String {
     let names: Vec<&str> = scan::not_harmless().collect();
     let sql = READING
         .replace("@names", &names.join(","))
         .replace("@definitions", DEFINITIONS)
         .replace("@all_definitions", ALL_DEFINITIONS)
         .replace("@catalogue", CATALOGUE)
+        .replace("@time_max", &time_max.as_millis().to_string())
         .replace("@body_max", &BODY_BYTES_MAX.to_string())
         .replace("@trees_max", &TREES_BYTES_MAX.to_string())
         .replace("@config_max", &CONFIG_BYTES_MAX.to_string())
@@ -75,21 +78,26 @@ pub(in super::super) fn sql() -> String {
 /// Names are found in `pg_catalog`, whatever the session's search path is: its setting holds for this
 /// transaction only. It contains no backslash, as `standard_conforming_strings` may be off. The function of a
 /// move is left out: no text of a client's calls it. One of the same name is not: a superuser counts as a
-/// member of the bootstrap superuser (OID 10), and no other role can become one.
+/// member of the bootstrap superuser (OID 10), and no other role can become one. Temporary functions, domains,
+/// operators and casts are left out: only their own session reaches them, a text calls such a function as
+/// `pg_temp.f()`, which counts as one that may do anything, and one role could make others wait for them. What
+/// else uses such a function may do anything, too.
 const READING: &str = r"
 SET LOCAL search_path TO pg_catalog, pg_temp;
-SET LOCAL statement_timeout TO 0;
+SET LOCAL statement_timeout TO @time_max;
 SET LOCAL jit TO off;
 SET LOCAL max_parallel_workers_per_gather TO 0;
 SET LOCAL enable_nestloop TO off;
-WITH ours(of_ours) AS (SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+WITH temporary(oid) AS MATERIALIZED (SELECT n.oid FROM pg_namespace n WHERE n.nspname ~ '^pg_temp_'),
+routine AS NOT MATERIALIZED (SELECT p.* FROM pg_proc p WHERE p.pronamespace NOT IN (SELECT t.oid FROM temporary t)),
+ours(of_ours) AS (SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
   WHERE p.oid = to_regprocedure('freehold.recall_sequences(text[],bigint[],text,bigint,boolean)')
     AND pg_has_role(p.proowner, 10::oid, 'MEMBER') AND pg_has_role(n.nspowner, 10::oid, 'MEMBER')),
 special(oid, name) AS MATERIALIZED (
-  SELECT p.oid, p.proname FROM pg_proc p WHERE p.oid < 10000 AND p.proname = ANY ('{@names}'::name[])
+  SELECT p.oid, p.proname FROM routine p WHERE p.oid < 10000 AND p.proname = ANY ('{@names}'::name[])
     AND NOT 'internal'::regtype = ANY (p.proargtypes::oid[])),
 callable(oid, proname) AS (
-  SELECT p.oid, p.proname FROM pg_proc p WHERE p.oid >= 10000 OR NOT 'internal'::regtype = ANY (p.proargtypes::oid[])),
+  SELECT p.oid, p.proname FROM routine p WHERE p.oid >= 10000 OR NOT 'internal'::regtype = ANY (p.proargtypes::oid[])),
 tree(owner, tree) AS MATERIALIZED (
   SELECT c.relname, r.ev_action::text || r.ev_qual::text FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
     WHERE r.oid >= 16384
@@ -100,15 +108,17 @@ tree(owner, tree) AS MATERIALIZED (
     WHERE t.tgqual IS NOT NULL
   UNION ALL SELECT coalesce(c.relname, ''), k.conbin::text FROM pg_constraint k LEFT JOIN pg_class c ON c.oid = k.conrelid
     WHERE k.oid >= 16384 AND k.conbin IS NOT NULL
+      AND (k.contypid = 0 OR k.connamespace NOT IN (SELECT t.oid FROM temporary t))
   UNION ALL SELECT c.relname, concat(i.indexprs::text, i.indpred::text) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
     WHERE i.indexprs IS NOT NULL OR i.indpred IS NOT NULL
   UNION ALL SELECT c.relname, s.stxexprs::text FROM pg_statistic_ext s JOIN pg_class c ON c.oid = s.stxrelid
     WHERE s.stxexprs IS NOT NULL
   UNION ALL SELECT c.relname, p.partexprs::text FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partrelid
     WHERE p.partexprs IS NOT NULL
-  UNION ALL SELECT p.proname, p.prosqlbody::text FROM pg_proc p WHERE p.oid >= 10000 AND p.prosqlbody IS NOT NULL
-  UNION ALL SELECT p.proname, p.proargdefaults::text FROM pg_proc p WHERE p.oid >= 10000 AND p.proargdefaults IS NOT NULL
-  UNION ALL SELECT '', t.typdefaultbin::text FROM pg_type t WHERE t.typdefaultbin IS NOT NULL),
+  UNION ALL SELECT p.proname, p.prosqlbody::text FROM routine p WHERE p.oid >= 10000 AND p.prosqlbody IS NOT NULL
+  UNION ALL SELECT p.proname, p.proargdefaults::text FROM routine p WHERE p.oid >= 10000 AND p.proargdefaults IS NOT NULL
+  UNION ALL SELECT '', t.typdefaultbin::text FROM pg_type t WHERE t.typdefaultbin IS NOT NULL
+    AND t.typnamespace NOT IN (SELECT x.oid FROM temporary x)),
 part(owner, called, after) AS MATERIALIZED (
   SELECT t.owner, split_part(x.after, ' ', 1), x.after FROM tree t, LATERAL string_to_table(t.tree, 'funcid ') x(after)),
 calls(owner, oid, after) AS MATERIALIZED (
@@ -121,20 +131,23 @@ owner(classid, objid, name) AS (
     WHERE NOT t.tgisinternal
   UNION ALL SELECT 'pg_constraint'::regclass, k.oid, coalesce(c.relname, '') FROM pg_constraint k
     LEFT JOIN pg_class c ON c.oid = k.conrelid WHERE k.contype = 'c'
+      AND (k.contypid = 0 OR k.connamespace NOT IN (SELECT t.oid FROM temporary t))
   UNION ALL SELECT 'pg_class'::regclass, i.indexrelid, c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
   UNION ALL SELECT 'pg_class'::regclass, c.oid, c.relname FROM pg_class c WHERE c.relkind = 'p'
   UNION ALL SELECT 'pg_statistic_ext'::regclass, s.oid, c.relname
     FROM pg_statistic_ext s JOIN pg_class c ON c.oid = s.stxrelid
   UNION ALL SELECT 'pg_type'::regclass, t.oid, '' FROM pg_type t WHERE t.typtype = 'd'
-  UNION ALL SELECT 'pg_proc'::regclass, p.oid, p.proname FROM pg_proc p WHERE p.oid >= 16384),
+    AND t.typnamespace NOT IN (SELECT x.oid FROM temporary x)
+  UNION ALL SELECT 'pg_proc'::regclass, p.oid, p.proname FROM routine p WHERE p.oid >= 16384),
 keeper(classid, objid, name, tree) AS (
   SELECT 'pg_constraint'::regclass, k.oid, '', k.conbin::text FROM pg_constraint k WHERE k.contypid <> 0
+    AND k.connamespace NOT IN (SELECT t.oid FROM temporary t)
   UNION ALL SELECT 'pg_class'::regclass, i.indexrelid, c.relname, concat(i.indexprs::text, i.indpred::text)
     FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid WHERE i.indexprs IS NOT NULL OR i.indpred IS NOT NULL
   UNION ALL SELECT 'pg_class'::regclass, p.partrelid, c.relname, p.partexprs::text FROM pg_partitioned_table p
     JOIN pg_class c ON c.oid = p.partrelid),
 used(classid, objid, name) AS (
-  SELECT 'pg_proc'::regclass, p.oid, p.proname FROM pg_proc p WHERE p.oid >= 16384
+  SELECT 'pg_proc'::regclass, p.oid, p.proname FROM routine p WHERE p.oid >= 16384
   UNION ALL SELECT 'pg_class'::regclass, c.oid, c.relname FROM pg_class c
     WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')),
 uses(owner, used) AS (
@@ -156,10 +169,13 @@ uses(owner, used) AS (
       a.aggmfinalfn]::oid[]) x(oid) JOIN callable p ON p.oid = x.oid WHERE f.oid >= 16384
   UNION SELECT '', p.proname FROM pg_operator o, LATERAL unnest(ARRAY[o.oprcode, o.oprrest, o.oprjoin]::oid[]) x(oid)
     JOIN callable p ON p.oid = x.oid WHERE o.oid >= 16384
+    AND o.oprnamespace NOT IN (SELECT t.oid FROM temporary t)
   UNION SELECT '', p.proname FROM pg_cast c JOIN callable p ON p.oid = c.castfunc WHERE c.oid >= 16384
+    AND NOT EXISTS (SELECT FROM pg_type t JOIN temporary x ON x.oid = t.typnamespace WHERE t.oid IN (c.castsource, c.casttarget))
   UNION SELECT '', p.proname FROM pg_amproc a JOIN callable p ON p.oid = a.amproc WHERE a.oid >= 16384
   UNION SELECT '', p.proname FROM pg_range r, LATERAL unnest(ARRAY[r.rngcanonical, r.rngsubdiff]::oid[]) x(oid)
-    JOIN callable p ON p.oid = x.oid WHERE r.rngtypid >= 16384)
+    JOIN callable p ON p.oid = x.oid WHERE r.rngtypid >= 16384
+    AND NOT EXISTS (SELECT FROM pg_type t JOIN temporary x ON x.oid = t.typnamespace WHERE t.oid = r.rngtypid))
 SELECT 'server' AS kind, current_setting('server_version_num') AS a, (@definitions)::text AS b,
   (@catalogue)::text AS c, (@all_definitions)::text AS d, NULL AS e
 UNION ALL SELECT 'function', <<p.proname>>, <<CASE WHEN p.is_unread THEN 'unread' ELSE l.lanname END>>, p.provolatile::text || CASE WHEN p.proconfig IS NOT NULL AND EXISTS
@@ -171,13 +187,13 @@ UNION ALL SELECT 'function', <<p.proname>>, <<CASE WHEN p.is_unread THEN 'unread
       WHERE b.prosrc = p.prosrc AND p.prokind <> 'a')
     WHEN l.lanname <> 'c' AND p.prosqlbody IS NULL THEN p.prosrc END>>
   FROM (SELECT *, octet_length(prosrc) > @body_max OR sum(octet_length(prosrc)) OVER (ORDER BY oid) > @bodies_max AS is_unread
-      FROM pg_proc WHERE oid >= 10000 AND oid IS DISTINCT FROM (SELECT of_ours FROM ours)) p JOIN pg_language l ON l.oid = p.prolang
+      FROM routine WHERE oid >= 10000 AND oid IS DISTINCT FROM (SELECT of_ours FROM ours)) p JOIN pg_language l ON l.oid = p.prolang
     WHERE NOT 'internal'::regtype = ANY (p.proargtypes::oid[])
     AND p.prorettype <> ALL (ARRAY['internal', 'cstring', 'language_handler', 'fdw_handler', 'index_am_handler',
       'table_am_handler', 'tsm_handler']::regtype[]::oid[])
 UNION ALL SELECT 'config', <<p.proname>>, CASE WHEN p.bytes <= @config_max THEN <<array_to_string(p.proconfig, chr(10))>> END,
     NULL, NULL, NULL
-  FROM (SELECT p.proname, p.proconfig, sum(octet_length(p.proconfig::text)) OVER (ORDER BY p.oid) AS bytes FROM pg_proc p
+  FROM (SELECT p.proname, p.proconfig, sum(octet_length(p.proconfig::text)) OVER (ORDER BY p.oid) AS bytes FROM routine p
     WHERE p.oid >= 16384 AND p.proconfig IS NOT NULL AND p.oid IS DISTINCT FROM (SELECT of_ours FROM ours)) p
 UNION ALL SELECT 'twice', <<t.name>>, t.kind, NULL, NULL, NULL FROM (
     SELECT 'type', t.typname, t.typnamespace FROM pg_type t
@@ -198,12 +214,12 @@ UNION ALL SELECT 'classes', NULL, string_agg(f.oid::text || f.class, ' '), NULL,
     SELECT p.oid, CASE WHEN p.oid < 16384 THEN CASE WHEN p.provolatile <> 'i' AND l.lanname <> 'sql' THEN 'v' END
         WHEN l.lanname = 'sql' AND p.proconfig IS NULL THEN CASE p.provolatile WHEN 'i' THEN 'S' ELSE 's' END
         WHEN p.provolatile = 'i' THEN 'U' ELSE 'v' END
-      FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang WHERE p.prokind = 'f') f(oid, class) WHERE f.class IS NOT NULL
+      FROM routine p JOIN pg_language l ON l.oid = p.prolang WHERE p.prokind = 'f') f(oid, class) WHERE f.class IS NOT NULL
 UNION ALL SELECT 'tree', <<t.name>>, CASE WHEN NOT t.is_unread THEN <<t.tree>> END, t.kind, NULL, NULL FROM (
     SELECT t.name, t.tree, t.kind, octet_length(t.tree) > @body_max
         OR sum(octet_length(t.tree)) OVER (ORDER BY t.classid, t.objid) > @trees_max AS is_unread
       FROM (SELECT k.classid, k.objid, k.name, k.tree, NULL AS kind FROM keeper k
-        UNION ALL SELECT 'pg_proc'::regclass, p.oid, p.proname, p.prosqlbody::text, 'function' FROM pg_proc p
+        UNION ALL SELECT 'pg_proc'::regclass, p.oid, p.proname, p.prosqlbody::text, 'function' FROM routine p
           WHERE p.oid >= 16384 AND p.prosqlbody IS NOT NULL) t
       WHERE t.tree ~ 'COERCEVIAIO|FUNCEXPR|EXPR [^{}]*:args ([(][{](CONST|RELABELTYPE|ARRAY|CASE|COALESCE|MINMAX)|<>)') t
 UNION ALL SELECT 'thesaurus', NULL, NULL, NULL, NULL, NULL WHERE EXISTS (SELECT FROM pg_ts_dict d
@@ -216,6 +232,9 @@ UNION ALL SELECT 'trigger', <<p.proname>>, NULL, NULL, NULL, NULL FROM pg_event_
   WHERE t.evtenabled <> 'D' AND t.evtevent <> 'login'
 UNION ALL SELECT DISTINCT 'opaque', <<c.owner>>, NULL, NULL, NULL, NULL FROM calls c
   WHERE c.oid = 2078 AND c.after !~ '^[^{]*:args [(][{]CONST '
+UNION ALL SELECT DISTINCT 'opaque', <<o.name>>, NULL, NULL, NULL, NULL FROM owner o
+  JOIN pg_depend d ON d.classid = o.classid AND d.objid = o.objid AND d.refclassid = 'pg_proc'::regclass
+  JOIN pg_proc p ON p.oid = d.refobjid JOIN temporary t ON t.oid = p.pronamespace
 UNION ALL SELECT DISTINCT 'opaque', <<t.owner>>, NULL, NULL, NULL, NULL FROM tree t
   WHERE strpos(t.tree, ':relid ' || 'pg_settings'::regclass::oid || ' ') > 0
 UNION ALL SELECT 'constant', <<c.owner>>, CASE WHEN NOT c.is_unread THEN c.found END, c.sets, NULL, NULL FROM (
