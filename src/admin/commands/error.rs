@@ -128,6 +128,13 @@ pub(in crate::admin) enum AdminError {
     NotDispatched { syntax: &'static str },
 }
 
+impl AdminError {
+    /// The user may not run the command.
+    pub(in crate::admin) fn is_for_lack_of_rights(&self) -> bool {
+        matches!(self, AdminError::People(PeopleError::Denied { .. } | PeopleError::MayOnlyLook { .. }))
+    }
+}
+
 /// A change of a record failed on the system.
 impl From<SystemError> for AdminError {
     fn from(error: SystemError) -> AdminError {

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+use super::audited::{self, Refusals};
 use super::context::{Caller, Cluster, ExecutorParts, Local, OK};
 use super::{
     adopt, audit, create, databases, discretion, drop, enable, kill, moves, pause, people, permission,
@@ -47,6 +48,7 @@ use crate::telemetry::names;
 pub struct Executor {
     cluster: Arc<Cluster>,
     local: Arc<Local>,
+    refusals: Arc<Refusals>,
 }
 
 impl fmt::Debug for Executor {
@@ -58,7 +60,7 @@ impl fmt::Debug for Executor {
 impl Executor {
     pub fn new(parts: ExecutorParts) -> Executor {
         let (cluster, local) = parts.into_contexts();
-        Executor { cluster: Arc::new(cluster), local: Arc::new(local) }
+        Executor { cluster: Arc::new(cluster), local: Arc::new(local), refusals: Arc::default() }
     }
 
     /// The users that may log in.
@@ -85,7 +87,7 @@ impl Executor {
         });
         self.count(&parsed.statement, &outcome);
         if let Some(trail) = &trail {
-            self.audit(trail, &outcome).await;
+            self.audit(trail, caller, &outcome).await;
         }
         let told = outcome.map_err(|error| match caller.rights.is_of_product() {
             true => discretion::for_product(error),
@@ -119,18 +121,24 @@ impl Executor {
 
     fn trail(&self, parsed: &Parsed, caller: &Caller) -> Trail {
         let reason = parsed.statement.reason().map(str::to_owned);
-        self.cluster.new_trail(caller, parsed.text.clone(), reason)
+        self.cluster.new_trail(caller, audited::text(&parsed.text), reason)
     }
 
     /// A command that was executed but could not be audited stays executed: the log says so. Most commands
     /// write their entry in the commit of their change.
-    async fn audit(&self, trail: &Trail, outcome: &Result<Answer, AdminError>) {
-        let outcome = match outcome {
-            Ok(_) => OK.to_owned(),
-            Err(error) => format!("{}: {}", error.sqlstate(), error.message()),
+    async fn audit(&self, trail: &Trail, caller: &Caller, outcome: &Result<Answer, AdminError>) {
+        let (outcome, is_bounded) = match outcome {
+            Ok(_) => (OK.to_owned(), false),
+            Err(error) => {
+                let is_bounded = error.is_for_lack_of_rights() || caller.rights.is_of_product();
+                (format!("{}: {}", error.sqlstate(), error.message()), is_bounded)
+            }
         };
         let AuditEntry { who, command, .. } = trail.entry();
         tracing::info!(who, command, outcome, "admin command");
+        if is_bounded && !self.refusals.may_write(who) {
+            return;
+        }
         if let Err(error) = self.cluster.catalog().audit().end(trail, outcome).await {
             tracing::error!(error = &error as &dyn std::error::Error, command, "the audit entry is lost");
         }
@@ -329,7 +337,7 @@ mod tests {
     #[test]
     fn a_statement_is_dispatched_by_the_scope_of_its_row_and_by_no_other() {
         let directory = tempfile::tempdir().unwrap();
-        let Executor { cluster, local } = executor(&directory);
+        let Executor { cluster, local, .. } = executor(&directory);
         let caller = Caller {
             who: "alice".to_owned(),
             address: None,

@@ -5,6 +5,7 @@ mod adopt;
 pub(in crate::admin) mod answer;
 mod audit;
 mod audit_error;
+mod audited;
 pub(in crate::admin) mod blockers;
 pub(in crate::admin) mod context;
 mod contract_limits;

@@ -1,0 +1,63 @@
+//! What an audit entry contains of a command, and which refusals get one.
+//!
+//! # Why
+//! A user who may change little or nothing could otherwise fill the store: each refused command would add an
+//! entry with its whole text.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Limit for the text of a command in its audit entry.
+const TEXT_BYTES_MAX: usize = 1024;
+
+/// Refusals for lack of rights, and all of users without a role on the platform, get one entry in this time
+/// for each user; the log has all.
+const REFUSAL_EVERY: Duration = Duration::from_secs(1);
+
+/// The text of a command as its audit entry has it: "…" stands where it was cut.
+pub(super) fn text(command: &str) -> String {
+    if command.len() <= TEXT_BYTES_MAX {
+        return command.to_owned();
+    }
+    format!("{}…", &command[..command.floor_char_boundary(TEXT_BYTES_MAX)])
+}
+
+/// When a bounded refusal was last written, by user.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(Mutex<HashMap<String, Instant>>);
+
+impl Refusals {
+    /// Whether a refusal of this user's is written.
+    pub(super) fn may_write(&self, who: &str) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = last.get(who).is_none_or(|last| last.elapsed() >= REFUSAL_EVERY);
+        if may {
+            last.insert(who.to_owned(), Instant::now());
+        }
+        may
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_between_two_characters_and_says_so() {
+        assert_eq!(text("SHOW AUDIT"), "SHOW AUDIT");
+        let long = format!("x{}", "é".repeat(1000));
+        let cut = text(&long);
+        assert!(cut.ends_with('…') && long.starts_with(cut.trim_end_matches('…')));
+        assert!(cut.len() <= TEXT_BYTES_MAX + '…'.len_utf8());
+    }
+
+    #[test]
+    fn refusals_are_written_at_a_bounded_rate_for_each_user() {
+        let refusals = Refusals::default();
+        let began = Instant::now();
+        let written = (0..10_000).filter(|_| refusals.may_write("one")).count();
+        assert!(written as u64 <= 1 + began.elapsed().as_secs());
+        assert!(refusals.may_write("other"));
+    }
+}
