@@ -232,8 +232,8 @@ const CUSTOM: &str = " UNION ALL SELECT 'setting', n.name, \
     FROM (SELECT pg_catalog.current_setting(pg_catalog.convert_from(pg_catalog.decode(n.name, 'hex'), 'UTF8'), true) AS value) w) v";
 
 /// Each statement's text is the whole text that the client sent. If one text has made many statements, it is
-/// sent once, with the first of them by name, which the others refer to. Of statements that clients share only
-/// the names are sent; `Statements` limits them.
+/// sent once, with the first of them by name, which the others refer to. Of statements that clients share
+/// only the names are sent; `Statements` limits them.
 const STATEMENTS: &str = " UNION ALL SELECT CASE WHEN p.is_shared THEN 'shared' ELSE 'statement' END, {p.name}, \
     CASE WHEN p.is_sent AND p.bytes OPERATOR(pg_catalog.<=) @max THEN {p.statement} END, \
     CASE WHEN NOT p.is_shared THEN pg_catalog.concat(p.from_sql, ' ', {p.first}) END, \

@@ -595,8 +595,8 @@ fn creates_temporary(mut lexer: Lexer<'_>) -> bool {
     kind.is_some_and(|kind| kind.is_word(b"TEMP") || kind.is_word(b"TEMPORARY"))
 }
 
-/// Whether the text makes a temporary operator, cast, range, or domain with code. What they call runs where no
-/// text names it, and is not looked up.
+/// Whether the text makes a temporary operator, cast, range, or domain with code. What they call runs where
+/// no text names it, and is not looked up.
 fn makes_temporary_code(mut lexer: Lexer<'_>) -> bool {
     let kinds: [(&[u8], &[&[u8]]); 4] =
         [(b"OPERATOR", &[]), (b"CAST", &[]), (b"TYPE", &[b"RANGE"]), (b"DOMAIN", &[b"CHECK", b"DEFAULT"])];

@@ -47,8 +47,8 @@ const BODIES_BYTES_MAX: usize = 16 << 20;
 /// is computed.
 const TREES_BYTES_MAX: usize = 4 << 20;
 
-/// Limit of all settings of functions together, in bytes; a function whose settings are not read counts as one
-/// that may set any.
+/// Limit of all settings of functions together, in bytes; a function whose settings are not read counts as
+/// one that may set any.
 const CONFIG_BYTES_MAX: usize = 1 << 20;
 /// How far a call in a tree is searched for the constant that names a setting. One that is not found there
 /// counts as any name where it is set.
@@ -76,23 +76,25 @@ pub(in super::super) fn sql(time_max: Duration) -> String {
 }
 
 /// Names are found in `pg_catalog`, whatever the session's search path is: its setting holds for this
-/// transaction only. It contains no backslash, as `standard_conforming_strings` may be off. The function of a
-/// move is left out: no text of a client's calls it. One of the same name is not: a superuser counts as a
-/// member of the bootstrap superuser (OID 10), and no other role can become one. Temporary functions, domains,
-/// operators and casts are left out: only their own session reaches them, a text calls such a function as
-/// `pg_temp.f()`, which counts as one that may do anything, and one role could make others wait for them. What
-/// else uses such a function may do anything, too.
+/// transaction only. It contains no backslash, as `standard_conforming_strings` may be off.
+///
+/// The function of a move is left out: no text of a client's calls it. One of the same name is not: a
+/// superuser counts as a member of the bootstrap superuser (OID 10), and no other role can become one.
+///
+/// Temporary functions, domains, operators and casts are left out: only their own session reaches them, and
+/// one role could make others wait for them. A text calls such a function as `pg_temp.f()`, which counts as
+/// one that may do anything. What else uses such a function may do anything, too.
 const READING: &str = r"
 SET LOCAL search_path TO pg_catalog, pg_temp;
 SET LOCAL statement_timeout TO @time_max;
 SET LOCAL jit TO off;
 SET LOCAL max_parallel_workers_per_gather TO 0;
 SET LOCAL enable_nestloop TO off;
-WITH temporary(oid) AS MATERIALIZED (SELECT n.oid FROM pg_namespace n WHERE n.nspname ~ '^pg_temp_'),
-routine AS NOT MATERIALIZED (SELECT p.* FROM pg_proc p WHERE p.pronamespace NOT IN (SELECT t.oid FROM temporary t)),
-ours(of_ours) AS (SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+WITH ours(of_ours) AS (SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
   WHERE p.oid = to_regprocedure('freehold.recall_sequences(text[],bigint[],text,bigint,boolean)')
     AND pg_has_role(p.proowner, 10::oid, 'MEMBER') AND pg_has_role(n.nspowner, 10::oid, 'MEMBER')),
+temporary(oid) AS MATERIALIZED (SELECT n.oid FROM pg_namespace n WHERE n.nspname ~ '^pg_temp_'),
+routine AS NOT MATERIALIZED (SELECT p.* FROM pg_proc p WHERE p.pronamespace NOT IN (SELECT t.oid FROM temporary t)),
 special(oid, name) AS MATERIALIZED (
   SELECT p.oid, p.proname FROM routine p WHERE p.oid < 10000 AND p.proname = ANY ('{@names}'::name[])
     AND NOT 'internal'::regtype = ANY (p.proargtypes::oid[])),
