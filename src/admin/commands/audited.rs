@@ -20,7 +20,8 @@ pub(super) fn text(command: &str) -> String {
     if command.len() <= TEXT_BYTES_MAX {
         return command.to_owned();
     }
-    format!("{}…", &command[..command.floor_char_boundary(TEXT_BYTES_MAX)])
+    let end = (0..=TEXT_BYTES_MAX).rev().find(|&end| command.is_char_boundary(end)).unwrap_or_default();
+    format!("{}…", &command[..end])
 }
 
 /// When a bounded refusal was last written, by user.

@@ -602,7 +602,7 @@ fn makes_temporary_code(mut lexer: Lexer<'_>) -> bool {
         [(b"OPERATOR", &[]), (b"CAST", &[]), (b"TYPE", &[b"RANGE"]), (b"DOMAIN", &[b"CHECK", b"DEFAULT"])];
     let Some(kind) = lexer.next() else { return false };
     let Some((_, with)) = kinds.iter().find(|(word, _)| kind.is_word(word)) else { return false };
-    let mut rest = lexer.clone();
+    let mut rest = lexer;
     let has_code = with.is_empty() || rest.any(|token| with.iter().any(|word| token.is_word(word)));
     has_code && lexer.any(is_temporary)
 }
