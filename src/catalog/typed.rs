@@ -200,7 +200,7 @@ impl Catalog {
 }
 
 /// A transaction under construction: all or nothing. If it writes audit entries, their link of the
-/// [chain](super::chain) is written with them.
+/// [`chain`] is written with them.
 #[derive(Debug)]
 #[must_use = "nothing is written before commit"]
 pub struct Batch {
