@@ -11,8 +11,11 @@ use std::time::{Duration, Instant};
 /// Limit for the text of a command in its audit entry.
 const TEXT_BYTES_MAX: usize = 1024;
 
-/// Refusals for lack of rights, and all of users without a role on the platform, get one entry in this time
+/// Refusals for lack of rights, and all of users without a role on the platform, get so many entries in a row
 /// for each user; the log has all.
+const REFUSALS_IN_A_ROW_MAX: u32 = 100;
+
+/// The time after which there is room for another one.
 const REFUSAL_EVERY: Duration = Duration::from_secs(1);
 
 /// The text of a command as its audit entry has it: "…" stands where it was cut.
@@ -24,18 +27,23 @@ pub(super) fn text(command: &str) -> String {
     format!("{}…", &command[..end])
 }
 
-/// When a bounded refusal was last written, by user.
+/// By user: how many refusals have been written in a row, and when the count was last lowered.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(Mutex<HashMap<String, Instant>>);
+pub(super) struct Refusals(Mutex<HashMap<String, (u32, Instant)>>);
 
 impl Refusals {
     /// Whether a refusal of this user's is written.
     pub(super) fn may_write(&self, who: &str) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = last.get(who).is_none_or(|last| last.elapsed() >= REFUSAL_EVERY);
-        if may {
-            last.insert(who.to_owned(), Instant::now());
+        let now = Instant::now();
+        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (count, since) = written.entry(who.to_owned()).or_insert((0, now));
+        let room = now.duration_since(*since).as_millis() / REFUSAL_EVERY.as_millis();
+        if room > 0 {
+            *count = count.saturating_sub(u32::try_from(room).unwrap_or(u32::MAX));
+            *since = now;
         }
+        let may = *count < REFUSALS_IN_A_ROW_MAX;
+        *count += u32::from(may);
         may
     }
 }
@@ -58,7 +66,8 @@ mod tests {
         let refusals = Refusals::default();
         let began = Instant::now();
         let written = (0..10_000).filter(|_| refusals.may_write("one")).count();
-        assert!(written as u64 <= 1 + began.elapsed().as_secs());
+        let bound = u64::from(REFUSALS_IN_A_ROW_MAX) + began.elapsed().as_secs() + 1;
+        assert!((u64::from(REFUSALS_IN_A_ROW_MAX)..=bound).contains(&(written as u64)), "{written}");
         assert!(refusals.may_write("other"));
     }
 }
