@@ -129,6 +129,21 @@ pub(in crate::admin) enum AdminError {
 }
 
 impl AdminError {
+    /// The error of another part that explains itself.
+    fn cause(&self) -> Option<&dyn Explain> {
+        match self {
+            AdminError::Store(error) => Some(error),
+            AdminError::Lifecycle(error) => Some(error),
+            AdminError::Step(error) => Some(error),
+            AdminError::Transition(error) => Some(error),
+            AdminError::Team(error) => Some(error),
+            AdminError::Transfer(error) => Some(error),
+            AdminError::Audit(error) => Some(error),
+            AdminError::People(error) => Some(error),
+            _ => None,
+        }
+    }
+
     /// The user may not run the command.
     pub(in crate::admin) fn is_for_lack_of_rights(&self) -> bool {
         matches!(self, AdminError::People(PeopleError::Denied { .. } | PeopleError::MayOnlyLook { .. }))
@@ -212,15 +227,10 @@ impl Explain for AdminError {
     }
 
     fn blame(&self) -> Blame {
+        if let Some(cause) = self.cause() {
+            return cause.blame();
+        }
         match self {
-            AdminError::Store(error) => error.blame(),
-            AdminError::Lifecycle(error) => error.blame(),
-            AdminError::Step(error) => error.blame(),
-            AdminError::Transition(error) => error.blame(),
-            AdminError::Team(error) => error.blame(),
-            AdminError::Transfer(error) => error.blame(),
-            AdminError::Audit(error) => error.blame(),
-            AdminError::People(error) => error.blame(),
             AdminError::MoveFailed { failure, .. } | AdminError::Doubtful { failure, .. } => {
                 failure.blame.unwrap_or(Blame::Platform)
             }
@@ -238,15 +248,10 @@ impl Explain for AdminError {
     }
 
     fn retry(&self) -> Retry {
+        if let Some(cause) = self.cause() {
+            return cause.retry();
+        }
         match self {
-            AdminError::Store(error) => error.retry(),
-            AdminError::Lifecycle(error) => error.retry(),
-            AdminError::Step(error) => error.retry(),
-            AdminError::Transition(error) => error.retry(),
-            AdminError::Team(error) => error.retry(),
-            AdminError::Transfer(error) => error.retry(),
-            AdminError::Audit(error) => error.retry(),
-            AdminError::People(error) => error.retry(),
             AdminError::Concealed { retry, .. } => *retry,
             AdminError::MoveInProgress { .. }
             | AdminError::OperationInProgress { .. }
@@ -261,29 +266,14 @@ impl Explain for AdminError {
     }
 
     fn message(&self) -> String {
-        match self {
-            AdminError::Store(error) => error.message(),
-            AdminError::Lifecycle(error) => error.message(),
-            AdminError::Step(error) => error.message(),
-            AdminError::Transition(error) => error.message(),
-            AdminError::Team(error) => error.message(),
-            AdminError::Transfer(error) => error.message(),
-            AdminError::Audit(error) => error.message(),
-            AdminError::People(error) => error.message(),
-            other => other.to_string(),
-        }
+        self.cause().map_or_else(|| self.to_string(), Explain::message)
     }
 
     fn detail(&self) -> Option<String> {
+        if let Some(cause) = self.cause() {
+            return cause.detail();
+        }
         match self {
-            AdminError::Store(error) => error.detail(),
-            AdminError::Lifecycle(error) => error.detail(),
-            AdminError::Step(error) => error.detail(),
-            AdminError::Transition(error) => error.detail(),
-            AdminError::Team(error) => error.detail(),
-            AdminError::Transfer(error) => error.detail(),
-            AdminError::Audit(error) => error.detail(),
-            AdminError::People(error) => error.detail(),
             AdminError::PurposeRequired { why, .. } => Some(match why {
                 PurposeFault::Missing => "Nothing says what it is for.".to_owned(),
                 PurposeFault::TooShort => format!("A purpose has at least {PURPOSE_CHARS_MIN} characters."),
@@ -325,15 +315,10 @@ impl Explain for AdminError {
     }
 
     fn hint(&self) -> Option<String> {
+        if let Some(cause) = self.cause() {
+            return cause.hint();
+        }
         match self {
-            AdminError::Store(error) => error.hint(),
-            AdminError::Lifecycle(error) => error.hint(),
-            AdminError::Step(error) => error.hint(),
-            AdminError::Transition(error) => error.hint(),
-            AdminError::Team(error) => error.hint(),
-            AdminError::Transfer(error) => error.hint(),
-            AdminError::Audit(error) => error.hint(),
-            AdminError::People(error) => error.hint(),
             AdminError::OwnerRequired { command }
             | AdminError::PurposeRequired { command, .. }
             | AdminError::Unconfirmed { command } => Some(command.clone()),
