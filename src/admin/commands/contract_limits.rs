@@ -73,8 +73,9 @@ fn beyond(now: &Contract, next: &Contract, config: &Config) -> Option<(&'static 
     if size(next).unwrap_or(process) > most {
         return Some(("MAX_MESSAGE_SIZE", most.to_string()));
     }
+    let process = config.client_timeouts();
     Timeout::ALL.into_iter().find_map(|timeout| {
-        let process = of_process(config, timeout);
+        let process = process[timeout].unwrap_or_default();
         let of = |contract: &Contract| contract.timeouts[timeout].unwrap_or(process);
         let most = endless(of(now)).max(endless(process));
         let detail = || (timeout.clause(), humantime::format_duration(most).to_string());
@@ -90,16 +91,6 @@ fn rate(contract: &Contract) -> u32 {
 /// Zero is no limit.
 fn endless(time: Duration) -> Duration {
     if time.is_zero() { Duration::MAX } else { time }
-}
-
-fn of_process(config: &Config, timeout: Timeout) -> Duration {
-    match timeout {
-        Timeout::Idle => config.timeouts.idle,
-        Timeout::IdleInTransaction => config.timeouts.idle_in_transaction,
-        Timeout::Transaction => config.timeouts.transaction,
-        Timeout::Query => config.timeouts.query,
-        Timeout::Wait => config.pool.wait_timeout,
-    }
 }
 
 #[cfg(test)]

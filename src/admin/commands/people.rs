@@ -55,13 +55,10 @@ pub(in crate::admin) async fn alter_user(
     let change = |user: &mut UserRecord| {
         verifier.clone_into(&mut user.verifier);
         user.password_changed_at = now;
-        Ok::<(), StoreError>(())
+        Ok(())
     };
-    match cluster.recording(caller).update(keys::user(&alter.name), change).await {
-        Ok(_) => Ok(Answer::done(commands::ALTER_USER)),
-        Err(StoreError::Missing { .. }) => Err(unknown_user(cluster, &alter.name).await?),
-        Err(error) => Err(error.into()),
-    }
+    change_user(cluster, caller, &alter.name, change).await?;
+    Ok(Answer::done(commands::ALTER_USER))
 }
 
 pub(in crate::admin) async fn drop_user(
@@ -112,9 +109,7 @@ pub(in crate::admin) async fn revoke(
     caller: &Caller,
     GrantOf { grant, user: name }: &GrantOf,
 ) -> Result<Answer, AdminError> {
-    let key = keys::user(name);
-    for _ in 0..ATTEMPTS_MAX {
-        let Versioned { value: mut user, revision } = known_user(cluster, name).await?;
+    let change = |user: &mut UserRecord| {
         let before = user.grants.len();
         user.grants.retain(|granted| granted.grant != *grant);
         if user.grants.len() == before {
@@ -123,13 +118,24 @@ pub(in crate::admin) async fn revoke(
                 PeopleError::NotGranted { user: name.to_string(), grant: named(grant), granted }.into()
             );
         }
-        let batch = cluster.recording(caller).batch();
-        let batch = batch.unchanged(key.clone(), revision).put(key.clone(), &user);
-        if let Swap::Committed(_) = batch.commit().await? {
-            return Ok(Answer::done(commands::REVOKE));
-        }
+        Ok(())
+    };
+    change_user(cluster, caller, name, change).await?;
+    Ok(Answer::done(commands::REVOKE))
+}
+
+/// Changes the record of a user, in one commit with the audit entry.
+async fn change_user(
+    cluster: &Cluster,
+    caller: &Caller,
+    name: &UserName,
+    change: impl FnMut(&mut UserRecord) -> Result<(), AdminError> + Send,
+) -> Result<(), AdminError> {
+    match cluster.recording(caller).update(keys::user(name), change).await {
+        Ok(_) => Ok(()),
+        Err(AdminError::Store(StoreError::Missing { .. })) => Err(unknown_user(cluster, name).await?),
+        Err(error) => Err(error),
     }
-    Err(StoreError::Contended { key, attempts: ATTEMPTS_MAX }.into())
 }
 
 /// `OWNER ON TEAM payments`
