@@ -10,7 +10,7 @@
 //! # What it shows
 //! An entry that was changed, removed, added or given another time without Freehold does not fit its link; a
 //! link that was changed or removed does not fit the next one. An attacker with full access to the store can
-//! compute a new chain, and can cut off its end. Both show where somebody has kept an earlier head: the chain
+//! compute a new chain, and can cut off its end. An earlier head that is kept elsewhere shows both: the chain
 //! that is verified must pass through it.
 //!
 //! # Why links are records of their own
@@ -35,7 +35,7 @@ const PAGE: usize = 1_000;
 const ATTEMPTS_MAX: u32 = 64;
 
 /// A SHA-256 digest, in the store and for people as 64 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Sha256([u8; 32]);
 
@@ -94,19 +94,13 @@ impl From<Sha256> for String {
     }
 }
 
-/// A link of the chain: which link it is, and what it digests to. Written as `12:<digest>`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A link of the chain: which link it is, and what it digests to. Written as `12:<digest>`. The default is
+/// the head of an empty chain, which the first link follows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Head {
     /// The first link is 1; 0 stands for an empty chain.
     pub sequence: u64,
     pub digest: Sha256,
-}
-
-impl Head {
-    /// What the first link follows.
-    fn empty() -> Head {
-        Head { sequence: 0, digest: Sha256([0; 32]) }
-    }
 }
 
 impl fmt::Display for Head {
@@ -226,7 +220,7 @@ fn add(txn: &mut Txn, sequence: u64, link: &Link) -> Result<(), StoreError> {
 /// The newest link.
 async fn head(store: &Arc<dyn Store>) -> Result<Head, StoreError> {
     let newest = store.range(Range::of(keys::AUDIT_LINKS).newest_first().limit(1)).await?;
-    Ok(newest.entries.first().map_or_else(Head::empty, head_of))
+    Ok(newest.entries.first().map(head_of).unwrap_or_default())
 }
 
 fn head_of(link: &Entry) -> Head {
@@ -245,7 +239,7 @@ async fn begin(store: &Arc<dyn Store>) -> Result<Head, StoreError> {
         last: last.clone(),
         digest: digest_of_all(digests.iter().map(|(key, digest)| (key.as_str(), *digest))),
     });
-    let link = Link { previous: Head::empty().digest, entries: BTreeMap::new(), before };
+    let link = Link { previous: Sha256::default(), entries: BTreeMap::new(), before };
     let mut txn = Txn::default();
     add(&mut txn, 1, &link)?;
     // If another commit has begun the chain, this one goes on with that.
@@ -359,6 +353,7 @@ pub(super) async fn verify(store: &Arc<dyn Store>, kept: Option<Head>) -> Result
 }
 
 /// The links as they are read.
+#[derive(Default)]
 struct Chain {
     last: Head,
     /// By key: the newest digest, and the link that has it.
@@ -369,20 +364,6 @@ struct Chain {
     uncertain: HashSet<String>,
     heads: Vec<Head>,
     flaws: Vec<Flaw>,
-}
-
-impl Default for Chain {
-    fn default() -> Chain {
-        Chain {
-            last: Head::empty(),
-            entries: HashMap::new(),
-            replaced: HashMap::new(),
-            before: None,
-            uncertain: HashSet::new(),
-            heads: Vec::new(),
-            flaws: Vec::new(),
-        }
-    }
 }
 
 impl Chain {
@@ -431,7 +412,7 @@ impl Chain {
     }
 
     fn passes_through(&self, kept: Head) -> bool {
-        kept == Head::empty() || self.heads.contains(&kept)
+        kept == Head::default() || self.heads.contains(&kept)
     }
 
     /// Compares the entries, which are in the order of their keys.
