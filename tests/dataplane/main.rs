@@ -57,6 +57,7 @@ mod kinds;
 mod ledger;
 mod lent;
 mod limits;
+mod memory;
 mod opening;
 mod orders;
 mod own_questions;

@@ -7,6 +7,7 @@ use freehold::route::{Readiness, SessionRow};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use super::implied::one_connection;
+use super::memory::{is_alone, resident_bytes};
 use super::orders;
 use super::stage::{self, PASSWORD, ROLE, Stage, eventually};
 
@@ -149,12 +150,6 @@ fn reasons(stage: &Stage) -> Vec<String> {
     rows.iter().flat_map(of_row).collect()
 }
 
-fn resident_bytes() -> usize {
-    let pages: usize =
-        std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    pages * 4096
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_with_more_state_than_is_kept_keeps_its_connection_and_says_why() {
     let server = stage::server(Major::oldest());
@@ -180,6 +175,19 @@ async fn a_client_with_more_state_than_is_kept_keeps_its_connection_and_says_why
         drop(client);
         eventually("it has left", || stage.route.session_table().is_empty()).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_values_of_idle_clients_take_no_memory() {
+    if !is_alone("own_questions::long_values_of_idle_clients_take_no_memory") {
+        return;
+    }
+    let server = stage::server(Major::oldest());
+    let stage = Stage::before(&server);
+    stage.order(|record| {
+        record.terms.pooling = Pooling::Transaction;
+        record.terms.server_connections_max = 20;
+    });
     let before = resident_bytes();
     let mut clients = Vec::new();
     for _ in 0..16 {
