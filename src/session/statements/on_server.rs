@@ -1,6 +1,7 @@
 //! The statements that one server connection has, of all clients that it was lent to.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use bytes::BytesMut;
 
@@ -9,17 +10,43 @@ use super::texts::name_of;
 use crate::wire::message::Target;
 use crate::wire::message::frontend;
 
+/// Hashes the keys of statements. A key is random, or a digest with a secret: its own bits are spread, and no
+/// client can choose them.
+#[derive(Debug, Default)]
+pub(in crate::session) struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    #[inline]
+    fn write_u128(&mut self, key: u128) {
+        self.0 = key as u64;
+    }
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+pub(in crate::session) type KeyMap<V> = HashMap<u128, V, BuildHasherDefault<KeyHasher>>;
+pub(in crate::session) type KeySet = HashSet<u128, BuildHasherDefault<KeyHasher>>;
+
 /// The statements of one server connection; the value stays with the connection.
 #[derive(Debug, Default)]
 pub(in crate::session) struct OnServer {
     /// Statements by key, with the time of their last use, counted in uses.
-    pub(super) known: HashMap<u128, u64>,
+    pub(super) known: KeyMap<u64>,
     pub(super) uses: u64,
     /// Those that are closed before the connection is lent to another client.
     pub(super) for_this_loan: Vec<u128>,
     /// The server may have these, and they must not be used: each is closed before one of that name is made,
     /// or before the connection is lent to another client.
-    pub(super) uncertain: HashSet<u128>,
+    pub(super) uncertain: KeySet,
     /// Statements under names of the client's, which are closed before the connection is lent to another one.
     pub(super) own: OwnNames,
     /// The unnamed statement that the server has: its session and serial number; `None` where that is not
@@ -54,7 +81,7 @@ impl OnServer {
     }
 
     /// The server has been seen to have these statements under names of ours, all made by Parse.
-    pub(in crate::session) fn found(&mut self, keys: &HashSet<u128>) {
+    pub(in crate::session) fn found(&mut self, keys: &KeySet) {
         let gone = self.known.extract_if(|key, _| !keys.contains(key)).map(|(key, _)| key);
         self.uncertain.extend(gone);
         self.uncertain.extend(keys.iter().filter(|key| !self.known.contains_key(key)));
