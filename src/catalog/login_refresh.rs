@@ -42,8 +42,8 @@ pub struct LoginRefreshReceiver {
 }
 
 /// What readings have cost each database lately. A debt is a time, and becomes less as time passes: so the
-/// readings of a database take a bounded part of it. Both ends know the debts: a login for which there will be
-/// no reading does not cost a request.
+/// readings of a database take a bounded part of it. Both ends know the debts: a login for which there will
+/// be no reading does not cost a request.
 #[derive(Debug, Default)]
 pub struct ReadingDebts {
     /// The time at which each debt is paid.

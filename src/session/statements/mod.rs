@@ -28,6 +28,7 @@
 
 mod by_name;
 mod expected_answers;
+mod keys;
 mod names;
 mod on_server;
 mod texts;
@@ -41,8 +42,9 @@ use bytes::{BufMut, BytesMut};
 
 use self::by_name::{OwnText, Portals};
 use self::expected_answers::{ExpectedAnswer, ExpectedAnswers, Kind, Undo};
+pub(super) use self::keys::KeySet;
 use self::names::Names;
-pub(super) use self::on_server::{KeySet, OnServer};
+pub(super) use self::on_server::OnServer;
 pub(super) use self::texts::{ParseContext, Texts, digest};
 use self::texts::{Prepared, name_of};
 use self::unnamed::{Before, Mark, Text, Unnamed};

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::rc::{Rc, Weak};
 
 use super::PREFIX;
-use super::on_server::KeyMap;
+use super::keys::KeyMap;
 use crate::session::scan::{self, StatementUse};
 use crate::session::state::Bound;
 
