@@ -83,6 +83,8 @@ pub(super) struct ExpectedAnswers {
     pub(super) requests: u64,
     /// The last of them that has an undo.
     undoable: u64,
+    /// The last of them that changes the unnamed statement.
+    changing: u64,
 }
 
 impl ExpectedAnswers {
@@ -99,6 +101,10 @@ impl ExpectedAnswers {
     /// The unnamed statement was changed before a Sync, and it is not known yet whether that request was
     /// skipped. A message in the same cycle would be skipped together with it.
     pub(super) fn is_unnamed_doubtful(&self) -> bool {
+        // Usually there are none, however many requests are on their way.
+        if self.queue.front().is_none_or(|due| due.request > self.changing) {
+            return false;
+        }
         let changes = |due: &ExpectedAnswer| due.before.is_some();
         let mut newest_first = self.queue.iter().rev().skip_while(|due| !changes(due) && !due.kind.is_sync());
         newest_first.next().is_some_and(|due| due.kind.is_sync()) && newest_first.any(changes)
@@ -173,15 +179,18 @@ impl ExpectedAnswers {
 
     /// Notes the answer to the client's request that is sent next.
     pub(super) fn push(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
-        let (request, undo) = (self.requests + 1, undo.map(Box::new));
-        self.undoable = if undo.is_some() { request } else { self.undoable };
-        self.queue.push_back(ExpectedAnswer { kind, request, before, undo });
+        self.note(self.requests + 1, kind, before, undo);
     }
 
     /// Notes the answer to the last request of ours before it.
     pub(super) fn push_ours(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
-        let (request, undo) = (self.requests, undo.map(Box::new));
+        self.note(self.requests, kind, before, undo);
+    }
+
+    fn note(&mut self, request: u64, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
+        let undo = undo.map(Box::new);
         self.undoable = if undo.is_some() { request } else { self.undoable };
+        self.changing = if before.is_some() { request } else { self.changing };
         self.queue.push_back(ExpectedAnswer { kind, request, before, undo });
     }
 

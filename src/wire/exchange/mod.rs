@@ -33,18 +33,17 @@
 //! nothing to do, since the Query has called it already. The next command fails with XX000 and rolls
 //! everything back. A Sync that was sent alone, after `T`, can end no transaction: it is still open.
 
-use std::collections::VecDeque;
+mod pending;
+
 use std::ops::Range;
 
+use self::pending::{Pending, PendingReply};
 use super::message::TransactionStatus;
 use super::message::backend::tag as answer;
 use super::message::frontend::tag as request;
 
 /// Highest number of unanswered requests; beyond it the client is not read until the server answers.
 pub const PENDING_MAX: usize = 16 * 1024;
-
-/// Capacity above this is released once nothing is pending.
-const PENDING_KEPT: usize = 64;
 
 /// Highest number of candidate states: a failing COPY adds one for each Sync that it may have read, and the
 /// next such COPY multiplies them. A client that pipelines more has no boundary any more.
@@ -63,29 +62,6 @@ pub enum Rest {
     /// No transaction and no work; but a ReadyForQuery may still come for a Sync that a failed COPY may have
     /// swallowed. An answer to any other request settles it.
     Doubtful,
-}
-
-/// A request that the server has not answered yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PendingReply {
-    /// Consecutive Parse, Bind, Describe, Execute, Close: this many answers are missing. Never 0.
-    Extended {
-        answers: u32,
-    },
-    Query,
-    FunctionCall,
-    Sync,
-    /// A Sync that the running COPY will read, unless it fails first. Never at the front; only while copying.
-    SyncInCopy,
-    /// CopyDone or CopyFail, sent before it was known whether the server would ask for data.
-    CopyEnd,
-}
-
-impl PendingReply {
-    /// Whether a ReadyForQuery answers it.
-    fn reports(&self) -> bool {
-        matches!(self, PendingReply::Query | PendingReply::FunctionCall | PendingReply::Sync)
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +106,7 @@ impl Exchange {
     /// The state after the first ReadyForQuery of a connection.
     pub fn new() -> Exchange {
         let candidate = Candidate {
-            pending: VecDeque::new(),
+            pending: Pending::default(),
             copying: Copying::No,
             unsynced: false,
             skipping: false,
@@ -235,7 +211,7 @@ impl Exchange {
     /// that is ambiguous.
     pub fn failing_request(&self) -> Option<usize> {
         let is_known = self.others.is_empty() && !self.lost;
-        is_known.then(|| self.candidate.requests_from(0).checked_sub(1)).flatten()
+        is_known.then(|| self.candidate.pending.requests().checked_sub(1)).flatten()
     }
 
     /// If an error comes now, it is ambiguous up to which Sync the server skips.
@@ -246,12 +222,12 @@ impl Exchange {
     /// The requests that are or may be skipped if an error comes now; counted from the last one sent, which
     /// is 0.
     pub fn skipped_by_error(&self) -> Range<usize> {
-        let pending = self.candidate.requests_from(0);
+        let pending = self.candidate.pending.requests();
         match self.candidate.pending.front() {
             _ if !self.others.is_empty() || self.candidate.syncs_in_copy() > 0 => 0..pending,
             Some(PendingReply::Extended { .. }) => {
-                let sync = self.candidate.pending.iter().position(|pending| *pending == PendingReply::Sync);
-                sync.map_or(0, |at| self.candidate.requests_from(at))..pending - 1
+                let sync = self.candidate.pending.first_sync();
+                sync.map_or(0, |at| pending - self.candidate.pending.requests_before(at))..pending - 1
             }
             _ => 0..0,
         }
@@ -371,7 +347,7 @@ impl Exchange {
 /// One candidate: the pending answers, if the server has read the messages as assumed here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Candidate {
-    pending: VecDeque<PendingReply>,
+    pending: Pending,
     copying: Copying,
     /// Extended messages were sent since the last ReadyForQuery: the implicit transaction stays open until a
     /// Sync.
@@ -392,18 +368,18 @@ impl Candidate {
         if self.pending.is_empty() {
             return Outstanding::None;
         }
-        match self.pending.iter().all(|pending| *pending == PendingReply::Sync) {
+        match self.pending.are_all_syncs() {
             true => Outstanding::Syncs,
             false => Outstanding::Work,
         }
     }
 
     fn will_report(&self) -> bool {
-        !matches!(self.copying, Copying::In | Copying::Both) && self.pending.iter().any(PendingReply::reports)
+        !matches!(self.copying, Copying::In | Copying::Both) && self.reports() > 0
     }
 
     fn reports(&self) -> usize {
-        self.pending.iter().filter(|pending| pending.reports()).count()
+        self.pending.reports()
     }
 
     /// Whether this answer can come now.
@@ -437,23 +413,20 @@ impl Candidate {
             COPY_DONE | COPY_FAIL => self.on_copy_end(),
             _ if self.skipping => {}
             PARSE | BIND | DESCRIBE | EXECUTE | CLOSE => self.on_extended(),
-            QUERY => self.pending.push_back(PendingReply::Query),
-            FUNCTION_CALL => self.pending.push_back(PendingReply::FunctionCall),
+            QUERY => self.pending.push(PendingReply::Query),
+            FUNCTION_CALL => self.pending.push(PendingReply::FunctionCall),
             _ => {}
         }
     }
 
     fn on_extended(&mut self) {
         self.unsynced = true;
-        match self.pending.back_mut() {
-            Some(PendingReply::Extended { answers }) => *answers = answers.saturating_add(1),
-            _ => self.pending.push_back(PendingReply::Extended { answers: 1 }),
-        }
+        self.pending.push_extended();
     }
 
     fn on_sync(&mut self) {
         self.skipping = false;
-        self.pending.push_back(match self.may_still_copy() {
+        self.pending.push(match self.may_still_copy() {
             true => PendingReply::SyncInCopy,
             false => PendingReply::Sync,
         });
@@ -464,7 +437,7 @@ impl Candidate {
             Copying::In if self.may_still_copy() => self.copying = Copying::InEnded,
             Copying::Both => {}
             // Pipelined after a COPY before its answer; without a COPY in the queue the server ignores it.
-            _ if self.may_ask_for_data() => self.pending.push_back(PendingReply::CopyEnd),
+            _ if self.pending.has_commands() => self.pending.push(PendingReply::CopyEnd),
             _ => {}
         }
     }
@@ -474,25 +447,6 @@ impl Candidate {
     fn may_still_copy(&self) -> bool {
         let is_next = self.pending.len() <= 1 || self.pending.back() == Some(&PendingReply::SyncInCopy);
         self.copying == Copying::In && is_next
-    }
-
-    /// Number of requests with pending answers, from this place on.
-    fn requests_from(&self, at: usize) -> usize {
-        let requests = |pending: &PendingReply| match pending {
-            PendingReply::Extended { answers } => *answers as usize,
-            PendingReply::CopyEnd => 0,
-            PendingReply::Query
-            | PendingReply::FunctionCall
-            | PendingReply::Sync
-            | PendingReply::SyncInCopy => 1,
-        };
-        self.pending.iter().skip(at).map(requests).sum()
-    }
-
-    fn may_ask_for_data(&self) -> bool {
-        self.pending
-            .iter()
-            .any(|pending| matches!(pending, PendingReply::Extended { .. } | PendingReply::Query))
     }
 
     /// Not for ReadyForQuery, errors, or asynchronous messages.
@@ -514,29 +468,16 @@ impl Candidate {
         self.copying = Copying::No;
         self.partly_answered = false;
         self.worked = false;
-        self.pending.pop_front();
+        self.pending.pop();
         self.skip_copy_ends();
-        self.unsynced = self.skipping || self.has_unsynced_front();
-        if self.pending.is_empty() && self.pending.capacity() > PENDING_KEPT {
-            self.pending = VecDeque::new();
-        }
-    }
-
-    /// Whether extended messages come before the next Sync.
-    fn has_unsynced_front(&self) -> bool {
-        let next = self
-            .pending
-            .iter()
-            .find(|pending| matches!(pending, PendingReply::Extended { .. } | PendingReply::Sync));
-        matches!(next, Some(PendingReply::Extended { .. }))
+        self.unsynced = self.skipping || self.pending.is_extended_before_sync();
+        self.pending.shrink();
     }
 
     fn pay_extended(&mut self) {
-        let Some(PendingReply::Extended { answers }) = self.pending.front_mut() else { return };
-        *answers -= 1;
+        let Some(is_last) = self.pending.pay_extended() else { return };
         self.worked = true;
-        if *answers == 0 {
-            self.pending.pop_front();
+        if is_last {
             self.unsynced = true;
             self.partly_answered = false;
             if self.copying == Copying::No {
@@ -548,7 +489,7 @@ impl Candidate {
     fn on_command_complete(&mut self) {
         if matches!(self.copying, Copying::In | Copying::InEnded) {
             self.copying = Copying::No;
-            self.pending.retain(|pending| *pending != PendingReply::SyncInCopy);
+            self.pending.keep(|pending| (pending != PendingReply::SyncInCopy).then_some(pending));
         }
         self.pay_extended();
     }
@@ -557,9 +498,11 @@ impl Candidate {
     fn on_copy_in(&mut self) {
         self.copying = Copying::In;
         let mut at = 1;
-        while let Some(pending) = self.pending.get_mut(at) {
+        while let Some(pending) = self.pending.get(at) {
             match pending {
-                PendingReply::Sync | PendingReply::SyncInCopy => *pending = PendingReply::SyncInCopy,
+                PendingReply::Sync | PendingReply::SyncInCopy => {
+                    self.pending.replace(at, PendingReply::SyncInCopy);
+                }
                 PendingReply::CopyEnd => {
                     self.copying = Copying::InEnded;
                     self.pending.remove(at);
@@ -573,9 +516,7 @@ impl Candidate {
 
     fn syncs_in_copy(&self) -> usize {
         match self.copying {
-            Copying::In | Copying::InEnded => {
-                self.pending.iter().filter(|pending| **pending == PendingReply::SyncInCopy).count()
-            }
+            Copying::In | Copying::InEnded => self.pending.syncs_in_copy(),
             Copying::No | Copying::Both => 0,
         }
     }
@@ -584,13 +525,12 @@ impl Candidate {
     fn failed(&self, swallowed: usize) -> Candidate {
         let mut failed = self.clone();
         let mut read = 0;
-        failed.pending.retain_mut(|pending| {
-            if *pending != PendingReply::SyncInCopy {
-                return true;
+        failed.pending.keep(|pending| {
+            if pending != PendingReply::SyncInCopy {
+                return Some(pending);
             }
-            *pending = PendingReply::Sync;
             read += 1;
-            read > swallowed
+            (read > swallowed).then_some(PendingReply::Sync)
         });
         failed.on_error();
         failed
@@ -602,8 +542,8 @@ impl Candidate {
         if !matches!(self.pending.front(), Some(PendingReply::Extended { .. })) {
             return;
         }
-        match self.pending.iter().position(|pending| *pending == PendingReply::Sync) {
-            Some(sync) => drop(self.pending.drain(..sync)),
+        match self.pending.first_sync() {
+            Some(sync) => self.pending.drop_front(sync),
             None => {
                 self.pending.clear();
                 self.skipping = true;
@@ -614,7 +554,7 @@ impl Candidate {
     /// The command before them did not ask for data: the server ignores them.
     fn skip_copy_ends(&mut self) {
         while self.pending.front() == Some(&PendingReply::CopyEnd) {
-            self.pending.pop_front();
+            self.pending.pop();
         }
     }
 }
@@ -1003,6 +943,6 @@ mod tests {
             exchange.on_ready(TransactionStatus::Idle);
         }
         assert!(exchange.is_boundary());
-        assert!(exchange.candidate.pending.capacity() <= PENDING_KEPT, "memory is given back");
+        assert!(exchange.candidate.pending.capacity() <= pending::KEPT, "memory is given back");
     }
 }
