@@ -52,7 +52,7 @@ pub struct ReadingDebts {
 
 impl ReadingDebts {
     /// While a database owes more than this, its logins request nothing.
-    pub const MAX: Duration = Duration::from_secs(5);
+    pub const MAX: Duration = Duration::from_secs(2);
 
     /// Whether the database may be read for a login.
     pub fn may_read(&self, database: &DatabaseId, now: Instant) -> bool {

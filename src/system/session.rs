@@ -13,12 +13,14 @@
 //! fixed on both sides; but values that the database computes from them must be computed as for its
 //! applications.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::types::{FromSql, ToSql};
-use tokio_postgres::{Client, Config, NoTls, Row};
+use tokio_postgres::{Client, Config, NoTls, Row, Statement};
 use zeroize::Zeroizing;
 
 use super::SystemError;
@@ -143,6 +145,8 @@ pub struct Session {
     system: SystemName,
     dbname: String,
     pid: i32,
+    /// Statements that are run again and again, by their texts.
+    prepared: Mutex<HashMap<&'static str, Statement>>,
 }
 
 /// A database of a system, and how to reach it.
@@ -262,6 +266,27 @@ impl Session {
         params: Params<'_>,
     ) -> Result<Vec<Row>, SystemError> {
         self.client.query(sql, params).await.map_err(|error| self.failed(operation, error))
+    }
+
+    /// The same for a statement that this session runs again and again: it is prepared once, and then takes
+    /// one round trip and not two. A session that has failed to run it is not to be used again: the server may
+    /// not accept the prepared statement any more.
+    pub async fn rows_again(
+        &self,
+        operation: &'static str,
+        sql: &'static str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, SystemError> {
+        let known = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned();
+        let statement = match known {
+            Some(statement) => statement,
+            None => {
+                let made = self.client.prepare(sql).await.map_err(|error| self.failed(operation, error))?;
+                let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+                prepared.entry(sql).or_insert(made).clone()
+            }
+        };
+        self.client.query(&statement, params).await.map_err(|error| self.failed(operation, error))
     }
 
     /// Runs one statement, and returns the first column of its rows.
@@ -420,8 +445,14 @@ async fn open(
     let connected = config.connect_raw(Bounded::new(DriverConnection::from(connection)), NoTls).await;
     let (client, connection) = connected.map_err(failed)?;
     let driver = tokio::spawn(drive(connection));
-    let mut session =
-        Session { client, driver, system: record.name.clone(), dbname: dbname.to_owned(), pid: 0 };
+    let mut session = Session {
+        client,
+        driver,
+        system: record.name.clone(),
+        dbname: dbname.to_owned(),
+        pid: 0,
+        prepared: Mutex::default(),
+    };
     session.pid = session.value(CONNECTING, first, &[]).await?;
     Ok(session)
 }

@@ -21,7 +21,7 @@
 //!
 //! # How often
 //! Each reading costs its database [`DISTANCE`], or [`COST_FACTOR`] times its duration if it has very many
-//! roles. While a database owes too much ([`ReadingDebts`]), questions do not cause a reading. So a hundred
+//! roles. While a database owes too much ([`ReadingDebts`]), questions do not cause a reading. So twenty
 //! logins in a row get exact answers, and those of a login storm use what is no older than the distance
 //! between two readings.
 
@@ -41,7 +41,7 @@ use crate::control::logins::{Reading, read_one};
 use crate::model::{DatabaseId, RouteRecord, SystemName};
 use crate::system::Session;
 
-const DISTANCE: Duration = Duration::from_millis(50);
+const DISTANCE: Duration = Duration::from_millis(100);
 const COST_FACTOR: u32 = 2;
 
 /// Time limit of a reading, because clients wait for it.

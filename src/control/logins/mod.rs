@@ -469,7 +469,7 @@ pub async fn read_logins(
                ORDER BY 1, 2";
     let (known_in, known_roles): (Vec<&str>, Vec<&str>) =
         known.iter().map(|(dbname, role)| (dbname.as_str(), role.as_str())).unzip();
-    let rows = session.rows(READING, sql, &[&dbnames, &known_in, &known_roles]).await?;
+    let rows = session.rows_again(READING, sql, &[&dbnames, &known_in, &known_roles]).await?;
     let mut found: HashMap<String, Vec<Login>> = HashMap::new();
     for row in &rows {
         let logins = found.entry(session.column(READING, row, 0)?).or_default();
