@@ -83,6 +83,8 @@ fn people_and_their_rights_can_be_followed_word_for_word() {
         "ERROR:  permission denied: \"oscar\" may not run QUARANTINE DATABASE",
         "CONTEXT:  Responsible: the product team.",
         "moved by the platform",
+        "|oscar|MOVE DATABASE shop||ok||shop",
+        "|oscar|DROP DATABASE shop||42501||shop",
         "password authentication failed for user \"oscar\"",
         "ALTER USER paula PASSWORD '***'",
     ] {

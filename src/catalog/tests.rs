@@ -9,7 +9,7 @@ use super::*;
 use crate::model::{
     Ack, AckStage, Address, AuditEntry, Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, Lifecycle,
     Login, MoveId, MoveProgress, Place, ProxyId, ProxyRecord, RoleName, RouteRecord, ServiceTerms, SslMode,
-    SystemName, TeamName, TeamRecord, Tier, TransferOffer, UnixMillis,
+    SystemName, TeamName, TeamRecord, Tier, Told, TransferOffer, UnixMillis,
 };
 
 fn catalog() -> (tempfile::TempDir, Catalog) {
@@ -449,14 +449,7 @@ async fn a_database_its_route_its_logins_and_the_audit_entry_change_in_one_commi
     assert!(matches!(catalog.databases().create(&new).await.unwrap(), NewDatabaseOutcome::Created(_)));
     let revision = catalog.databases().list().await.unwrap().revision;
     let mut watch = catalog.store().watch("", revision).await.unwrap();
-    let entry = |command: &str| AuditEntry {
-        at: UnixMillis(1),
-        who: "alice".to_owned(),
-        address: None,
-        command: command.to_owned(),
-        reason: None,
-        outcome: "ok".to_owned(),
-    };
+    let entry = |command: &str| AuditEntry::new(UnixMillis(1), "alice", command);
 
     let altered = Trail::new(ulid::Ulid::generate(), entry("ALTER"));
     let fewer = |database: &mut DatabaseRecord| {
@@ -468,9 +461,9 @@ async fn a_database_its_route_its_logins_and_the_audit_entry_change_in_one_commi
     assert_eq!(keys_of_the_next_commit(&mut watch).await, ["audit", "audit_link", "database", "route"]);
     let route = catalog.routes().get(&id).await.unwrap().unwrap().value;
     assert_eq!((route.terms.client_connections_max, route.order), (2, 2));
-    catalog.audit().end(&altered, "ok".to_owned()).await.unwrap();
+    catalog.audit().end(&altered, "ok".to_owned(), Told::Nothing).await.unwrap();
     assert_eq!(catalog.audit().since(UnixMillis(0)).await.unwrap(), [entry("ALTER")]);
-    catalog.audit().end(&altered, "57014: canceled".to_owned()).await.unwrap();
+    catalog.audit().end(&altered, "57014: canceled".to_owned(), Told::Nothing).await.unwrap();
     let told = catalog.audit().since(UnixMillis(0)).await.unwrap();
     assert_eq!((told.len(), told[0].outcome.as_str()), (1, "57014: canceled"), "the outcome in the end");
     assert_eq!(keys_of_the_next_commit(&mut watch).await, ["audit", "audit_link"]);
@@ -528,19 +521,21 @@ async fn a_followed_record_is_known_as_it_changes_and_read_again_when_its_watch_
 async fn the_audit_trail_is_read_from_either_end() {
     let (_directory, catalog) = catalog();
     for at in [5, 10, 10, 11] {
-        let entry = AuditEntry {
-            at: UnixMillis(at),
-            who: "alice".to_owned(),
-            address: None,
-            command: "ALTER".to_owned(),
-            reason: None,
-            outcome: String::new(),
-        };
-        catalog.audit().end(&Trail::new(ulid::Ulid::generate(), entry), "ok".to_owned()).await.unwrap();
+        let trail = Trail::new(ulid::Ulid::generate(), AuditEntry::new(UnixMillis(at), "alice", "ALTER"));
+        catalog.audit().end(&trail, "ok".to_owned(), Told::Nothing).await.unwrap();
     }
     let times = |entries: Vec<AuditEntry>| entries.iter().map(|entry| entry.at.0).collect::<Vec<_>>();
-    assert_eq!(times(catalog.audit().newest(3).await.unwrap()), [11, 10, 10]);
-    assert_eq!(times(catalog.audit().newest(9).await.unwrap()), [11, 10, 10, 5]);
+    let newest = async |since, limit, odd: bool| {
+        let wanted = |entry: AuditEntry| (!odd || entry.at.0 % 2 == 1).then_some(entry);
+        let found = catalog.audit().newest(UnixMillis(since), limit, wanted).await.unwrap();
+        assert_eq!(found.searched_all_since, None);
+        times(found.entries)
+    };
+    assert_eq!(newest(0, 3, false).await, [11, 10, 10]);
+    assert_eq!(newest(0, 9, false).await, [11, 10, 10, 5]);
+    assert_eq!(newest(10, 9, false).await, [11, 10, 10]);
+    assert_eq!(newest(0, 1, true).await, [11]);
+    assert_eq!(newest(0, 2, true).await, [11, 5], "what is left out does not count");
     for (since, expected) in [(0, &[5, 10, 10, 11][..]), (10, &[10, 10, 11]), (11, &[11]), (12, &[])] {
         assert_eq!(times(catalog.audit().since(UnixMillis(since)).await.unwrap()), expected, "since {since}");
     }

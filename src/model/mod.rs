@@ -9,6 +9,7 @@
 //! The types derive serde. The catalogue stores them as they are, so a noun needs no second type for its
 //! record; the derives add no behaviour. The catalogue handles versions of stored values.
 
+pub mod audit;
 pub mod byte_size;
 pub mod catalogue;
 pub mod comparison;
@@ -34,10 +35,9 @@ pub mod terms;
 pub mod timeouts;
 pub mod transfer;
 
+pub use audit::{AuditEntry, AuditFilter, Since};
 pub use byte_size::ByteSize;
-pub use catalogue::{
-    AuditEntry, DatabaseRecord, Dropping, Due, HistoryEntry, Lifecycle, SystemRecord, TeamRecord, Told,
-};
+pub use catalogue::{DatabaseRecord, Dropping, Due, HistoryEntry, Lifecycle, SystemRecord, TeamRecord, Told};
 pub use comparison::{AcceptedDifferences, Compared, ComparedTable, ComparedTables, Relation, Verdict};
 pub use contract::{Contract, ContractChange, Pooling, Tier};
 pub use contract_document::{

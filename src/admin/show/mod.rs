@@ -1,6 +1,7 @@
 //! SHOW: the functions behind the rows of the table of commands. Those of scope Cluster get the catalogue,
 //! those of scope Process what this process has.
 
+pub(in crate::admin) mod audit;
 pub(in crate::admin) mod catalog;
 pub(in crate::admin) mod consumers;
 pub(in crate::admin) mod contract;

@@ -6,7 +6,7 @@
 
 use crate::admin::column::{Column, ColumnType};
 use crate::admin::rights::{Own, Permission, UserRole};
-use crate::model::{ContractExport, DatabaseName, MoveId};
+use crate::model::{AuditFilter, ContractExport, DatabaseName, MoveId};
 
 /// One row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -357,8 +357,11 @@ commands! {
     SHOW_HBA: Process Look (Operator Admin Auditor Stats) "SHOW", "SHOW HBA" => Hba sessions::show_hba(),
         ["rule_number" Int4, "line_number" Int4, "type", "database", "user_name", "address", "auth_method", "options", "file_name"],
         "The rules by which applications come in, in their order; the first that is for a client decides.";
-    SHOW_AUDIT: Cluster Look (Operator Admin Auditor Stats) "SHOW", "SHOW AUDIT" => Audit catalog::show_audit(), ["at", "who", "command", "reason", "outcome", "address"],
-        "Who changed what, newest first, and from which address. A change and its entry are one commit. Entries of freehold tell what a start has mended: \
+    SHOW_AUDIT: Cluster Look (Viewer Owner Operator Admin Auditor Stats, own Rows) "SHOW", "SHOW AUDIT [FOR name] [SINCE 'time']" => Audit audit::show_audit(filter: AuditFilter) for caller,
+        ["at", "who", "command", "reason", "outcome", "address", "database"],
+        "Who changed what, newest first, and from which address; at most 1000 entries. FOR: those about a database, also one that was dropped; a version before this \
+         one did not store which one an entry is about. SINCE: a duration back from now ('2h'), a day ('2027-03-01') or a time as it is shown, in UTC. \
+         Product people see the entries about the databases of their teams; of a command of the platform they see that it was run, by whom, and whether it worked. A change and its entry are one commit. Entries of freehold tell what a start has mended: \
          records that an older version had not written together, and routes that had not followed ALTER SYSTEM yet.";
     VERIFY_AUDIT: Cluster Check (Operator Admin Auditor) "VERIFY AUDIT", "VERIFY AUDIT [HEAD 'number:digest']", ["entries" Int8, "links" Int8, "head"],
         "Compares every entry of SHOW AUDIT with the chain of digests that is written with the entries. An entry that was changed, removed, \
