@@ -7,6 +7,8 @@
 mod contract;
 #[path = "lifecycle/here.rs"]
 mod here;
+#[path = "lifecycle/slo.rs"]
+mod slo;
 #[path = "lifecycle/sunset.rs"]
 mod sunset;
 mod support;

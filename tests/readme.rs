@@ -54,6 +54,8 @@ fn the_life_of_a_database_can_be_followed_word_for_word() {
         "transfer to team payments rejected: not ours any more",
         "\"client_connections_max\": 50",
         "apiVersion: v3.1.0",
+        "shop     | availability ",
+        "shop     | pause at moves ",
     ] {
         assert!(said.contains(expected), "{expected:?} is missing in:\n{said}");
     }

@@ -1,15 +1,18 @@
 //! The typed view, over the embedded store.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::embedded::EmbeddedStore;
-use super::store::{Durability, StoreError};
+use super::measured::RECORDS_MAX;
+use super::store::{Durability, Range, StoreError};
 use super::*;
+use crate::error::Blame;
 use crate::model::{
     Ack, AckStage, Address, AuditEntry, Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, Lifecycle,
-    Login, MoveId, MoveProgress, Place, ProxyId, ProxyRecord, RoleName, RouteRecord, ServiceTerms, SslMode,
-    SystemName, TeamName, TeamRecord, Tier, Told, TransferOffer, UnixMillis,
+    Login, Measured, MoveId, MoveProgress, Place, ProxyId, ProxyRecord, RoleName, RouteRecord, ServiceTerms,
+    Span, SslMode, SystemName, TeamName, TeamRecord, Tier, Told, TransferOffer, UnixMillis,
 };
 
 fn catalog() -> (tempfile::TempDir, Catalog) {
@@ -556,4 +559,64 @@ async fn what_belongs_to_many_records_is_read_at_once() {
     new.logins[0].role = RoleName::parse("app/reports").unwrap();
     catalog.databases().create(&new).await.unwrap();
     assert_eq!(catalog.logins().roles_of(&new.database.id).await.unwrap(), ["app/reports"]);
+}
+
+fn measured(requests: u64, failed: u64) -> Measured {
+    let mut measured = Measured { requests, ..Measured::default() };
+    if failed > 0 {
+        measured.errors.insert("57".to_owned(), BTreeMap::from([(Blame::Server, failed)]));
+    }
+    measured
+}
+
+#[tokio::test]
+async fn what_proxies_measure_adds_up_and_takes_a_bounded_space() {
+    let (_directory, catalog) = catalog();
+    let id = DatabaseId::parse("db_1").unwrap();
+    let (minute, day) = (Span::Minute.millis(), Span::Day.millis());
+    let begin = UnixMillis(20_000 * day);
+    let at = |minutes: u64| UnixMillis(begin.0 + minutes * minute);
+    // Two processes in one minute: the minute has failed once.
+    let add = async |requests, failed, at| {
+        catalog.measured().add(&[(id.clone(), measured(requests, failed))], at).await.unwrap();
+    };
+    tokio::join!(add(10, 1, at(0)), add(20, 2, at(0)));
+    add(5, 0, at(1)).await;
+    let of = async |span, since| catalog.measured().since(&id, span, since).await.unwrap();
+    for span in Span::ALL {
+        let sum = of(span, begin).await;
+        assert_eq!((sum.requests, sum.failed(), sum.failed_minutes), (35, 3, 1), "{span:?}");
+    }
+    assert_eq!(of(Span::Minute, at(1)).await.requests, 5);
+    assert_eq!(of(Span::Hour, UnixMillis(0)).await.requests, 35);
+
+    // Forty days, with a minute in each quarter of an hour.
+    let mut last = 0;
+    for quarter in 1..40 * 24 * 4 {
+        last = quarter * 15;
+        add(1, 0, at(last)).await;
+    }
+    let records =
+        catalog.store().range(Range::of(keys::measured_of(&id))).await.unwrap().entries.len() as u64;
+    assert!(records <= RECORDS_MAX, "{records}");
+    assert_eq!(of(Span::Hour, UnixMillis(at(last).0 - 6 * Span::Hour.millis())).await.requests, 28);
+    assert_eq!(of(Span::Day, UnixMillis(at(last).0 - 30 * day)).await.requests, 31 * 24 * 4);
+}
+
+#[tokio::test]
+async fn measurements_go_away_with_their_database() {
+    let (_directory, catalog) = catalog_with_team().await;
+    let new = shop("db_2");
+    catalog.databases().create(&new).await.unwrap();
+    let ids = ["db_1", "db_2", "db_3"].map(|id| DatabaseId::parse(id).unwrap());
+    for hour in 0..3 {
+        let at = UnixMillis(hour * Span::Hour.millis());
+        let all = ids.clone().map(|id| (id, measured(1, 0)));
+        catalog.measured().add(&all, at).await.unwrap();
+    }
+    catalog.measured().forget_deleted().await.unwrap();
+    let left = async |id| catalog.measured().since(id, Span::Day, UnixMillis(0)).await.unwrap().requests;
+    assert_eq!((left(&ids[0]).await, left(&ids[1]).await, left(&ids[2]).await), (0, 3, 0));
+    let keys = catalog.store().range(Range::of(keys::MEASURED)).await.unwrap().entries.len();
+    assert_eq!(keys, 2 + 3 + 1, "two of three minutes, three hours and a day of the one that is there");
 }

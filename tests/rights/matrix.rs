@@ -23,6 +23,7 @@ const MATRIX: &[(&str, &str, &str)] = &[
     ("SHOW HISTORY", LOOKS, "SHOW HISTORY {db}"),
     ("SHOW CONTRACT", LOOKS, "SHOW CONTRACT {db}"),
     ("SHOW CONTRACT FORMAT", LOOKS, "SHOW CONTRACT {db} FORMAT JSON"),
+    ("SHOW SLO", LOOKS, "SHOW SLO FOR {db}"),
     ("SHOW CONSUMERS", LOOKS, "SHOW CONSUMERS {db}"),
     ("CREATE DATABASE", OPERATES, "CREATE DATABASE new"),
     ("ADOPT DATABASE", OPERATES, "ADOPT DATABASE new ON SYSTEM nowhere"),
@@ -188,7 +189,7 @@ async fn a_database_of_another_team_is_answered_as_one_that_does_not_exist() {
     let named = COMMANDS.iter().filter(|command| {
         matches!(command.permission.own, Some(Own::Database | Own::Seen | Own::Offer))
             || command.syntax == "SHOW HISTORY [DATABASE] name"
-            || command.syntax.starts_with("SHOW AUDIT ")
+            || command.syntax.contains("[FOR name]")
     });
     let mut asked = 0;
     for command in named {

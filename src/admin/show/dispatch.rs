@@ -3,7 +3,7 @@
 use futures_util::future::BoxFuture;
 
 use super::{
-    audit, catalog, consumers, contract, databases, debt, moves, operations, people, process, sessions,
+    audit, catalog, consumers, contract, databases, debt, moves, operations, people, process, sessions, slo,
     sockets, traffic,
 };
 use crate::admin::answer::Row;

@@ -14,5 +14,6 @@ pub(in crate::admin) mod people;
 pub(in crate::admin) mod process;
 pub(in crate::admin) mod samples;
 pub(in crate::admin) mod sessions;
+pub(in crate::admin) mod slo;
 pub(in crate::admin) mod sockets;
 pub(in crate::admin) mod traffic;

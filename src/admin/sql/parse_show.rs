@@ -56,6 +56,16 @@ impl Subject for ContractExport {
     }
 }
 
+/// `[FOR [DATABASE] name]`
+impl Subject for Option<DatabaseName> {
+    fn read(parser: &mut Parser) -> Result<Option<DatabaseName>, SyntaxError> {
+        match parser.accept("FOR") {
+            true => values::noisy_database(parser).map(Some),
+            false => Ok(None),
+        }
+    }
+}
+
 /// `[FOR [DATABASE] name] [SINCE 'time']`
 impl Subject for AuditFilter {
     fn read(parser: &mut Parser) -> Result<AuditFilter, SyntaxError> {

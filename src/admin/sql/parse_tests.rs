@@ -81,6 +81,8 @@ pub(in crate::admin) const EXAMPLES: &[&str] = &[
     "SHOW AUDIT",
     "SHOW AUDIT FOR DATABASE shop SINCE '2h'",
     "SHOW HISTORY shop",
+    "SHOW SLO",
+    "SHOW SLO FOR DATABASE shop",
 ];
 
 fn one(text: &str) -> Statement {

@@ -130,6 +130,12 @@ commands! {
     EXPORT_CONTRACT: Cluster Look (Viewer Owner Operator Admin Auditor Stats, own Seen) "SHOW", "SHOW CONTRACT name FORMAT JSON|YAML|ODCS" => ContractText contract::export_contract(export: ContractExport), ["contract"],
         "The contract as one document for programs. The schema of JSON and YAML is config/contract.schema.json; ODCS is the Open Data \
          Contract Standard, v3.1.0, as YAML.";
+    SHOW_SLO: Process Look (Viewer Owner Operator Admin Auditor Stats, own Rows) "SHOW", "SHOW SLO [FOR name]" => Slo slo::show_slo(name: Option<DatabaseName>) with cluster for caller,
+        ["database", "indicator", "objective", "measured", "budget_left", "burn_1h", "burn_6h", "responsible"],
+        "What is promised of each database, and what the proxies have measured in the last 30 days and today. A request (a query or a login) has failed if its client was told an \
+         error for which the platform is responsible, such as 57P01 of a server; a syntax error, a timeout of the contract or a full pool are the product's and use no error budget up. \
+         burn: how many times faster than in 30 days the budget was used up. Added latency: how long requests waited in a proxy, at a pause or for a server connection. \
+         Every proxy writes once a minute what it has measured; what this process has not written yet is in the answer, too.";
     SHOW_CONSUMERS: Process Look (Viewer Owner Operator Admin Auditor Stats, own Database) "SHOW", "SHOW CONSUMERS name" => Consumers consumers::show_consumers(name: DatabaseName) with cluster,
         ["role", "application_name", "address", "first_seen", "last_seen", "connections" Int4],
         "The clients that use a database by role, application (as it is called now, or was when it left) and address, as this process has seen them since its start: when first, \
