@@ -16,6 +16,8 @@ mod support;
 mod teams;
 #[path = "lifecycle/transfer.rs"]
 mod transfer;
+#[path = "lifecycle/violations.rs"]
+mod violations;
 
 use std::future::poll_fn;
 use std::time::Duration;

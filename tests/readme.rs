@@ -55,6 +55,7 @@ fn the_life_of_a_database_can_be_followed_word_for_word() {
         "\"client_connections_max\": 50",
         "apiVersion: v3.1.0",
         "shop     | availability ",
+        "shop     | table without a key | table public.clicks | ",
         "shop     | pause at moves ",
     ] {
         assert!(said.contains(expected), "{expected:?} is missing in:\n{said}");

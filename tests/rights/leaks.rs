@@ -141,7 +141,7 @@ fn found<'a>(text: &str, secrets: &'a BTreeSet<String>) -> Vec<&'a str> {
 }
 
 /// What the users may say, right and wrong, about their database while the platform moves it.
-const ASKED: [&str; 28] = [
+const ASKED: [&str; 30] = [
     "QUARANTINE DATABASE shop REASON 'is it used?'",
     "QUARANTINE DATABASE shop REASON 'is it used?' ACCEPT CLIENTS",
     "DEPRECATE DATABASE shop SUNSET '2999-01-01' REASON 'replaced' SUCCESSOR ledger",
@@ -170,6 +170,8 @@ const ASKED: [&str; 28] = [
     "SELECT pg_backend_pid(), inet_server_addr()",
     "SHOW AUDIT",
     "SHOW AUDIT FOR shop SINCE '1h'",
+    "SHOW SLO FOR shop",
+    "SHOW VIOLATIONS FOR shop",
 ];
 
 /// Every SHOW, then [`ASKED`], then every SHOW once more, after what was done.

@@ -4,7 +4,7 @@ use futures_util::future::BoxFuture;
 
 use super::{
     audit, catalog, consumers, contract, databases, debt, moves, operations, people, process, sessions, slo,
-    sockets, traffic,
+    sockets, traffic, violations,
 };
 use crate::admin::answer::Row;
 use crate::admin::commands::{Show, each_show};

@@ -17,3 +17,4 @@ pub(in crate::admin) mod sessions;
 pub(in crate::admin) mod slo;
 pub(in crate::admin) mod sockets;
 pub(in crate::admin) mod traffic;
+pub(in crate::admin) mod violations;

@@ -82,6 +82,8 @@ pub(in crate::admin) const EXAMPLES: &[&str] = &[
     "SHOW AUDIT FOR DATABASE shop SINCE '2h'",
     "SHOW HISTORY shop",
     "SHOW SLO",
+    "SHOW VIOLATIONS",
+    "SHOW VIOLATIONS FOR shop",
     "SHOW SLO FOR DATABASE shop",
 ];
 

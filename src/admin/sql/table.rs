@@ -136,6 +136,11 @@ commands! {
          error for which the platform is responsible, such as 57P01 of a server; a syntax error, a timeout of the contract or a full pool are the product's and use no error budget up. \
          burn: how many times faster than in 30 days the budget was used up. Added latency: how long requests waited in a proxy, at a pause or for a server connection. \
          Every proxy writes once a minute what it has measured; what this process has not written yet is in the answer, too.";
+    SHOW_VIOLATIONS: Process Check (Viewer Owner Operator Admin Auditor Stats, own Rows) "SHOW", "SHOW VIOLATIONS [FOR name]" => Violations violations::show_violations(name: Option<DatabaseName>) with cluster for caller,
+        ["database", "violation", "object", "message", "responsible", "cure"],
+        "What the use of a database does to itself, to its neighbours or to a move, with the responsible side and the cure: transactions that are longer than a move waits for \
+         them, sessions that are idle in a transaction for more than 10 seconds, sessions that are bound to their server connection and by what, connections near the limit (from \
+         80 % on), all in this process. With FOR also tables without a key: for these the system is asked.";
     SHOW_CONSUMERS: Process Look (Viewer Owner Operator Admin Auditor Stats, own Database) "SHOW", "SHOW CONSUMERS name" => Consumers consumers::show_consumers(name: DatabaseName) with cluster,
         ["role", "application_name", "address", "first_seen", "last_seen", "connections" Int4],
         "The clients that use a database by role, application (as it is called now, or was when it left) and address, as this process has seen them since its start: when first, \
