@@ -35,6 +35,11 @@ impl SqlState {
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or("XX000")
     }
+
+    /// The first two characters: the class.
+    pub fn class(&self) -> &str {
+        &self.as_str()[..2]
+    }
 }
 
 impl fmt::Debug for SqlState {
@@ -119,7 +124,7 @@ sqlstates! {
 
 /// The party that is responsible for a failure. Part of the product's responsibility model, shown with every
 /// refusal: [`Refusal::responsible`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Blame {
     /// The client program broke the protocol or mistyped a command.
@@ -135,6 +140,41 @@ pub enum Blame {
 }
 
 impl Blame {
+    pub const ALL: [Blame; 5] = [Blame::Client, Blame::Product, Blame::Platform, Blame::Server, Blame::Store];
+
+    /// In one word, as it is stored and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Blame::Client => "client",
+            Blame::Product => "product",
+            Blame::Platform => "platform",
+            Blame::Server => "server",
+            Blame::Store => "store",
+        }
+    }
+
+    /// The platform answers for it: it runs Freehold, its store and the systems.
+    pub fn is_of_platform(self) -> bool {
+        match self {
+            Blame::Client | Blame::Product => false,
+            Blame::Platform | Blame::Server | Blame::Store => true,
+        }
+    }
+
+    /// The side for an error that a PostgreSQL system has sent. What is not known to be the system's is an
+    /// answer to what the client sent, as a syntax error is.
+    pub fn of_server(sqlstate: SqlState) -> Blame {
+        match sqlstate {
+            // The client's own protocol, a timeout that it has set, or a request to cancel.
+            SqlState::PROTOCOL_VIOLATION | SqlState::QUERY_CANCELED | SqlState::IDLE_SESSION_TIMEOUT => {
+                Blame::Client
+            }
+            // The connection, resources, operator intervention, files and internal errors.
+            _ if matches!(sqlstate.class(), "08" | "53" | "57" | "58" | "F0" | "XX") => Blame::Server,
+            _ => Blame::Client,
+        }
+    }
+
     /// The side for an error that no type of ours explains.
     fn of(sqlstate: SqlState) -> Blame {
         match sqlstate {
@@ -142,11 +182,11 @@ impl Blame {
             SqlState::QUERY_CANCELED | SqlState::IDLE_SESSION_TIMEOUT => return Blame::Client,
             _ => {}
         }
-        match sqlstate.as_str().get(..2) {
+        match sqlstate.class() {
             // Limits of a contract: the owner of the database uses it up, or asks for more.
-            Some("53") => Blame::Product,
+            "53" => Blame::Product,
             // Operator intervention, the system around Freehold, and Freehold's own mistakes.
-            Some("57" | "58" | "XX") => Blame::Platform,
+            "57" | "58" | "XX" => Blame::Platform,
             _ => Blame::Client,
         }
     }
@@ -332,6 +372,26 @@ mod tests {
         let server = Refusal::fatal(SqlState::ADMIN_SHUTDOWN, "no").with_blame(Blame::Server);
         assert_eq!(server.responsible().as_deref(), Some("Responsible: the PostgreSQL system."));
         assert_eq!(Refusal::new(Severity::Warning, SqlState::WARNING, "mind").responsible(), None);
+    }
+
+    #[test]
+    fn an_error_of_a_system_is_the_platforms_unless_the_client_caused_it() {
+        for (sqlstate, expected) in [
+            ("42601", Blame::Client),
+            ("57014", Blame::Client),
+            ("40001", Blame::Client),
+            ("08P01", Blame::Client),
+            ("57P01", Blame::Server),
+            ("08006", Blame::Server),
+            ("53100", Blame::Server),
+            ("XX001", Blame::Server),
+        ] {
+            let blame = Blame::of_server(SqlState::parse(sqlstate));
+            assert_eq!((blame, blame.is_of_platform()), (expected, expected == Blame::Server), "{sqlstate}");
+        }
+        for (place, blame) in Blame::ALL.into_iter().enumerate() {
+            assert_eq!(blame as usize, place);
+        }
     }
 
     #[test]

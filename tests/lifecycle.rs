@@ -7,6 +7,8 @@
 mod contract;
 #[path = "lifecycle/here.rs"]
 mod here;
+#[path = "lifecycle/slo.rs"]
+mod slo;
 #[path = "lifecycle/sunset.rs"]
 mod sunset;
 mod support;
@@ -14,6 +16,8 @@ mod support;
 mod teams;
 #[path = "lifecycle/transfer.rs"]
 mod transfer;
+#[path = "lifecycle/violations.rs"]
+mod violations;
 
 use std::future::poll_fn;
 use std::time::Duration;

@@ -54,6 +54,9 @@ fn the_life_of_a_database_can_be_followed_word_for_word() {
         "transfer to team payments rejected: not ours any more",
         "\"client_connections_max\": 50",
         "apiVersion: v3.1.0",
+        "shop     | availability ",
+        "shop     | table without a key | table public.clicks | ",
+        "shop     | pause at moves ",
     ] {
         assert!(said.contains(expected), "{expected:?} is missing in:\n{said}");
     }
@@ -83,6 +86,8 @@ fn people_and_their_rights_can_be_followed_word_for_word() {
         "ERROR:  permission denied: \"oscar\" may not run QUARANTINE DATABASE",
         "CONTEXT:  Responsible: the product team.",
         "moved by the platform",
+        "|oscar|MOVE DATABASE shop||ok||shop",
+        "|oscar|DROP DATABASE shop||42501||shop",
         "password authentication failed for user \"oscar\"",
         "ALTER USER paula PASSWORD '***'",
     ] {

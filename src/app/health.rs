@@ -140,6 +140,12 @@ impl MetricSources {
             let label = [record.name.as_str()];
             self.metrics.gauge(&names::SESSIONS, &label).set(route.session_table().len() as f64);
             self.metrics.gauge(&names::ROUTE_EPOCH, &label).set(record.epoch.0 as f64);
+            for (class, sides) in route.session_table().measured().errors {
+                for (side, count) in sides {
+                    let label = [record.name.as_str(), &class, side.as_str()];
+                    self.metrics.counter(&names::ERRORS, &label).absolute(count);
+                }
+            }
             let open = route.gate().state() != GateState::Held;
             self.metrics.gauge(&names::GATE_OPEN, &label).set(f64::from(u8::from(open)));
         }

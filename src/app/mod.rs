@@ -7,6 +7,7 @@
 //! ```text
 //!   Serve = Shared { config, catalog, metrics, connector }
 //!         + ProxyRole      clients -> DataPlane --- RouteTable <- Follower --- Catalog -- Store
+//!                          RouteTable -- Recorder (what was measured) ------ Catalog
 //!         + ControlRole    admins -> AdminServer -- Executor ----------------- Catalog
 //!                          Mover, DatabaseOperations, SunsetWatch, LoginSync, Reconciler -- Catalog
 //! ```

@@ -9,7 +9,7 @@ use super::embedded::EmbeddedStore;
 use super::keys;
 use super::store::{Durability, Range, Store, Txn, Write};
 use super::{Catalog, Swap, Trail};
-use crate::model::{AuditEntry, UnixMillis};
+use crate::model::{AuditEntry, Told, UnixMillis};
 
 struct Fixture {
     _directory: tempfile::TempDir,
@@ -24,14 +24,7 @@ fn fixture() -> Fixture {
 }
 
 fn entry(at: u64) -> AuditEntry {
-    AuditEntry {
-        at: UnixMillis(at),
-        who: "alice".to_owned(),
-        address: None,
-        command: "ALTER DATABASE shop TIER critical".to_owned(),
-        reason: None,
-        outcome: "ok".to_owned(),
-    }
+    AuditEntry::new(UnixMillis(at), "alice", "ALTER DATABASE shop TIER critical")
 }
 
 fn trail(at: u64) -> Trail {
@@ -43,7 +36,7 @@ impl Fixture {
     async fn record(&self, at: u64, outcome: &str) -> String {
         let trail = trail(at);
         self.catalog.with_trail(&trail).put("n/1".to_owned(), &at, Durability::Relaxed).await.unwrap();
-        self.catalog.audit().end(&trail, outcome.to_owned()).await.unwrap();
+        self.catalog.audit().end(&trail, outcome.to_owned(), Told::Nothing).await.unwrap();
         trail.key().to_owned()
     }
 

@@ -16,6 +16,7 @@
 //! ack/<database id>/<proxy>        Ack                 under the lease of the proxy, not durable
 //! audit/<time, 15 digits>-<ulid>   AuditEntry
 //! audit_link/<number, 15 digits>    the digests of the audit entries of one commit: see `chain`
+//! measured/<database id>/<span>/<number, 10 digits>  Measured
 //! counter/<name>                   u64
 //! store/id                         StoreId: part of the names of what this store's moves make on systems
 //! store/login_nonce                32 bytes, secret: what made-up salts are computed from
@@ -40,8 +41,8 @@
 //! value.
 
 use crate::model::{
-    DatabaseId, DatabaseName, MoveId, OperationId, OperationKind, ProxyId, RoleName, SystemName, TeamName,
-    UnixMillis, UserName,
+    DatabaseId, DatabaseName, MoveId, OperationId, OperationKind, ProxyId, RoleName, Span, SystemName,
+    TeamName, UnixMillis, UserName,
 };
 
 pub const TEAMS: &str = "team/";
@@ -59,6 +60,7 @@ pub const PROXIES: &str = "proxy/";
 pub const ACKS: &str = "ack/";
 pub const AUDIT: &str = "audit/";
 pub const AUDIT_LINKS: &str = "audit_link/";
+pub const MEASURED: &str = "measured/";
 pub const STORE_ID: &str = "store/id";
 pub const LOGIN_NONCE: &str = "store/login_nonce";
 
@@ -162,6 +164,27 @@ pub fn audit_link(sequence: u64) -> String {
 /// The number of `audit_link/<number>`.
 pub fn sequence_of_link(key: &str) -> Option<u64> {
     key.strip_prefix(AUDIT_LINKS)?.parse().ok()
+}
+
+/// The prefix of all measurements of a database.
+pub fn measured_of(database: &DatabaseId) -> String {
+    format!("{MEASURED}{database}/")
+}
+
+/// The prefix of the measurements of a database in spans of one width.
+pub fn measured_in(database: &DatabaseId, span: Span) -> String {
+    format!("{MEASURED}{database}/{}/", span.as_str())
+}
+
+/// `number` since 1970.
+pub fn measured(database: &DatabaseId, span: Span, number: u64) -> String {
+    format!("{}{number:010}", measured_in(database, span))
+}
+
+/// The database of `measured/<database id>/...`.
+pub fn measured_database(key: &str) -> Option<DatabaseId> {
+    let (database, _) = key.strip_prefix(MEASURED)?.split_once('/')?;
+    DatabaseId::parse(database).ok()
 }
 
 /// The move of `progress/<move id>`.

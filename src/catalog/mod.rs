@@ -19,6 +19,7 @@ mod identity;
 pub mod keys;
 pub mod login_refresh;
 pub mod logins;
+pub mod measured;
 pub mod moves;
 pub mod routes;
 pub mod store;

@@ -1,15 +1,18 @@
 //! The typed view, over the embedded store.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::embedded::EmbeddedStore;
-use super::store::{Durability, StoreError};
+use super::measured::RECORDS_MAX;
+use super::store::{Durability, Range, StoreError};
 use super::*;
+use crate::error::Blame;
 use crate::model::{
     Ack, AckStage, Address, AuditEntry, Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, Lifecycle,
-    Login, MoveId, MoveProgress, Place, ProxyId, ProxyRecord, RoleName, RouteRecord, ServiceTerms, SslMode,
-    SystemName, TeamName, TeamRecord, Tier, TransferOffer, UnixMillis,
+    Login, Measured, MoveId, MoveProgress, Place, ProxyId, ProxyRecord, RoleName, RouteRecord, ServiceTerms,
+    Span, SslMode, SystemName, TeamName, TeamRecord, Tier, Told, TransferOffer, UnixMillis,
 };
 
 fn catalog() -> (tempfile::TempDir, Catalog) {
@@ -449,14 +452,7 @@ async fn a_database_its_route_its_logins_and_the_audit_entry_change_in_one_commi
     assert!(matches!(catalog.databases().create(&new).await.unwrap(), NewDatabaseOutcome::Created(_)));
     let revision = catalog.databases().list().await.unwrap().revision;
     let mut watch = catalog.store().watch("", revision).await.unwrap();
-    let entry = |command: &str| AuditEntry {
-        at: UnixMillis(1),
-        who: "alice".to_owned(),
-        address: None,
-        command: command.to_owned(),
-        reason: None,
-        outcome: "ok".to_owned(),
-    };
+    let entry = |command: &str| AuditEntry::new(UnixMillis(1), "alice", command);
 
     let altered = Trail::new(ulid::Ulid::generate(), entry("ALTER"));
     let fewer = |database: &mut DatabaseRecord| {
@@ -468,9 +464,9 @@ async fn a_database_its_route_its_logins_and_the_audit_entry_change_in_one_commi
     assert_eq!(keys_of_the_next_commit(&mut watch).await, ["audit", "audit_link", "database", "route"]);
     let route = catalog.routes().get(&id).await.unwrap().unwrap().value;
     assert_eq!((route.terms.client_connections_max, route.order), (2, 2));
-    catalog.audit().end(&altered, "ok".to_owned()).await.unwrap();
+    catalog.audit().end(&altered, "ok".to_owned(), Told::Nothing).await.unwrap();
     assert_eq!(catalog.audit().since(UnixMillis(0)).await.unwrap(), [entry("ALTER")]);
-    catalog.audit().end(&altered, "57014: canceled".to_owned()).await.unwrap();
+    catalog.audit().end(&altered, "57014: canceled".to_owned(), Told::Nothing).await.unwrap();
     let told = catalog.audit().since(UnixMillis(0)).await.unwrap();
     assert_eq!((told.len(), told[0].outcome.as_str()), (1, "57014: canceled"), "the outcome in the end");
     assert_eq!(keys_of_the_next_commit(&mut watch).await, ["audit", "audit_link"]);
@@ -528,19 +524,21 @@ async fn a_followed_record_is_known_as_it_changes_and_read_again_when_its_watch_
 async fn the_audit_trail_is_read_from_either_end() {
     let (_directory, catalog) = catalog();
     for at in [5, 10, 10, 11] {
-        let entry = AuditEntry {
-            at: UnixMillis(at),
-            who: "alice".to_owned(),
-            address: None,
-            command: "ALTER".to_owned(),
-            reason: None,
-            outcome: String::new(),
-        };
-        catalog.audit().end(&Trail::new(ulid::Ulid::generate(), entry), "ok".to_owned()).await.unwrap();
+        let trail = Trail::new(ulid::Ulid::generate(), AuditEntry::new(UnixMillis(at), "alice", "ALTER"));
+        catalog.audit().end(&trail, "ok".to_owned(), Told::Nothing).await.unwrap();
     }
     let times = |entries: Vec<AuditEntry>| entries.iter().map(|entry| entry.at.0).collect::<Vec<_>>();
-    assert_eq!(times(catalog.audit().newest(3).await.unwrap()), [11, 10, 10]);
-    assert_eq!(times(catalog.audit().newest(9).await.unwrap()), [11, 10, 10, 5]);
+    let newest = async |since, limit, odd: bool| {
+        let wanted = |entry: AuditEntry| (!odd || entry.at.0 % 2 == 1).then_some(entry);
+        let found = catalog.audit().newest(UnixMillis(since), limit, wanted).await.unwrap();
+        assert_eq!(found.searched_all_since, None);
+        times(found.entries)
+    };
+    assert_eq!(newest(0, 3, false).await, [11, 10, 10]);
+    assert_eq!(newest(0, 9, false).await, [11, 10, 10, 5]);
+    assert_eq!(newest(10, 9, false).await, [11, 10, 10]);
+    assert_eq!(newest(0, 1, true).await, [11]);
+    assert_eq!(newest(0, 2, true).await, [11, 5], "what is left out does not count");
     for (since, expected) in [(0, &[5, 10, 10, 11][..]), (10, &[10, 10, 11]), (11, &[11]), (12, &[])] {
         assert_eq!(times(catalog.audit().since(UnixMillis(since)).await.unwrap()), expected, "since {since}");
     }
@@ -561,4 +559,64 @@ async fn what_belongs_to_many_records_is_read_at_once() {
     new.logins[0].role = RoleName::parse("app/reports").unwrap();
     catalog.databases().create(&new).await.unwrap();
     assert_eq!(catalog.logins().roles_of(&new.database.id).await.unwrap(), ["app/reports"]);
+}
+
+fn measured(requests: u64, failed: u64) -> Measured {
+    let mut measured = Measured { requests, ..Measured::default() };
+    if failed > 0 {
+        measured.errors.insert("57".to_owned(), BTreeMap::from([(Blame::Server, failed)]));
+    }
+    measured
+}
+
+#[tokio::test]
+async fn what_proxies_measure_adds_up_and_takes_a_bounded_space() {
+    let (_directory, catalog) = catalog();
+    let id = DatabaseId::parse("db_1").unwrap();
+    let (minute, day) = (Span::Minute.millis(), Span::Day.millis());
+    let begin = UnixMillis(20_000 * day);
+    let at = |minutes: u64| UnixMillis(begin.0 + minutes * minute);
+    // Two processes in one minute: the minute has failed once.
+    let add = async |requests, failed, at| {
+        catalog.measured().add(&[(id.clone(), measured(requests, failed))], at).await.unwrap();
+    };
+    tokio::join!(add(10, 1, at(0)), add(20, 2, at(0)));
+    add(5, 0, at(1)).await;
+    let of = async |span, since| catalog.measured().since(&id, span, since).await.unwrap();
+    for span in Span::ALL {
+        let sum = of(span, begin).await;
+        assert_eq!((sum.requests, sum.failed(), sum.failed_minutes), (35, 3, 1), "{span:?}");
+    }
+    assert_eq!(of(Span::Minute, at(1)).await.requests, 5);
+    assert_eq!(of(Span::Hour, UnixMillis(0)).await.requests, 35);
+
+    // Forty days, with a minute in each quarter of an hour.
+    let mut last = 0;
+    for quarter in 1..40 * 24 * 4 {
+        last = quarter * 15;
+        add(1, 0, at(last)).await;
+    }
+    let records =
+        catalog.store().range(Range::of(keys::measured_of(&id))).await.unwrap().entries.len() as u64;
+    assert!(records <= RECORDS_MAX, "{records}");
+    assert_eq!(of(Span::Hour, UnixMillis(at(last).0 - 6 * Span::Hour.millis())).await.requests, 28);
+    assert_eq!(of(Span::Day, UnixMillis(at(last).0 - 30 * day)).await.requests, 31 * 24 * 4);
+}
+
+#[tokio::test]
+async fn measurements_go_away_with_their_database() {
+    let (_directory, catalog) = catalog_with_team().await;
+    let new = shop("db_2");
+    catalog.databases().create(&new).await.unwrap();
+    let ids = ["db_1", "db_2", "db_3"].map(|id| DatabaseId::parse(id).unwrap());
+    for hour in 0..3 {
+        let at = UnixMillis(hour * Span::Hour.millis());
+        let all = ids.clone().map(|id| (id, measured(1, 0)));
+        catalog.measured().add(&all, at).await.unwrap();
+    }
+    catalog.measured().forget_deleted().await.unwrap();
+    let left = async |id| catalog.measured().since(id, Span::Day, UnixMillis(0)).await.unwrap().requests;
+    assert_eq!((left(&ids[0]).await, left(&ids[1]).await, left(&ids[2]).await), (0, 3, 0));
+    let keys = catalog.store().range(Range::of(keys::MEASURED)).await.unwrap().entries.len();
+    assert_eq!(keys, 2 + 3 + 1, "two of three minutes, three hours and a day of the one that is there");
 }

@@ -148,13 +148,12 @@ impl Reconcile {
     }
 
     fn trail(&self, database: &DatabaseRecord, what: &str) -> Trail {
+        let command = format!("reconcile database {}", database.name);
         let entry = AuditEntry {
-            at: (self.clock)(),
-            who: WHO.to_owned(),
-            address: None,
-            command: format!("reconcile database {}", database.name),
             reason: Some("the records of the database were not written together".to_owned()),
             outcome: format!("ok: {what}"),
+            database: Some(database.id.clone()),
+            ..AuditEntry::new((self.clock)(), WHO, command)
         };
         Trail::new(ulid::Ulid::generate(), entry)
     }

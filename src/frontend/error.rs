@@ -163,7 +163,12 @@ impl Explain for FrontendError {
 
     fn blame(&self) -> Blame {
         match self {
-            FrontendError::NoTls => Blame::Platform,
+            // Limits of the whole process: the clients of other databases use them up, too.
+            FrontendError::NoTls
+            | FrontendError::Overrun
+            | FrontendError::Displaced
+            | FrontendError::Full { .. }
+            | FrontendError::TooManyLogins { .. } => Blame::Platform,
             FrontendError::Refused { refusal, .. } => refusal.blame,
             _ => Blame::Client,
         }

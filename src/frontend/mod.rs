@@ -42,7 +42,8 @@ pub use connection_limits::{ClientLimits, ConnectionPermit};
 pub use error::FrontendError;
 
 use self::channel::Channel;
-use self::opening::Opened;
+use self::login::Admitted;
+use self::opening::{Opened, Startup};
 use self::pending_logins::PendingLogin;
 use crate::auth::Proof;
 use crate::auth::scram::MockSecret;
@@ -159,11 +160,8 @@ impl Frontend {
         match opening::open(self, channel).await? {
             Opened::Cancel(request) => Ok(Incoming::Cancel { request, stream: channel.take_stream()? }),
             Opened::Startup(startup) => {
-                self.access.check_admission(admission.as_ref())?;
-                let admitted = login::login(self, channel, &startup, address).await?;
-                let mut admission = admission.take().ok_or(FrontendError::Gone)?;
-                self.access.assign_role(&mut admission, &admitted.route, startup.message.role())?;
-                self.access.turn_of_client(&admitted.route, startup.message.role()).await?;
+                let logged_in = self.log_in(channel, &startup, address, admission).await;
+                let (admitted, admission) = logged_in.inspect_err(|error| self.count(&startup, error))?;
                 Ok(Incoming::Client(Box::new(Client {
                     stream: channel.take_stream()?,
                     early: channel.take_early(),
@@ -177,6 +175,30 @@ impl Frontend {
                     admission,
                 })))
             }
+        }
+    }
+
+    async fn log_in(
+        &self,
+        channel: &mut Channel,
+        startup: &Startup,
+        address: Peer,
+        admission: &mut Option<ConnectionPermit>,
+    ) -> Result<(Admitted, ConnectionPermit), FrontendError> {
+        self.access.check_admission(admission.as_ref())?;
+        let admitted = login::login(self, channel, startup, address).await?;
+        let mut admission = admission.take().ok_or(FrontendError::Gone)?;
+        self.access.assign_role(&mut admission, &admitted.route, startup.message.role())?;
+        self.access.turn_of_client(&admitted.route, startup.message.role()).await?;
+        Ok((admitted, admission))
+    }
+
+    /// A client of this database was told an error.
+    fn count(&self, startup: &Startup, error: &FrontendError) {
+        if error.is_told()
+            && let Some(route) = self.routes.lookup(startup.message.database())
+        {
+            route.session_table().count_failure(error.sqlstate(), error.blame());
         }
     }
 

@@ -1,7 +1,5 @@
 //! The catalogue's records of teams, systems and databases.
 
-use std::net::IpAddr;
-
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -202,7 +200,8 @@ pub struct HistoryEntry {
     pub told: Told,
 }
 
-/// What the people of the product are told of an entry, which may name systems and moves.
+/// What the people of the product are told of an entry of a history or of the audit trail, which may name
+/// systems and moves.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Told {
@@ -214,7 +213,7 @@ pub enum Told {
 }
 
 impl Told {
-    fn is_nothing(&self) -> bool {
+    pub(super) fn is_nothing(&self) -> bool {
         *self == Told::Nothing
     }
 }
@@ -228,22 +227,6 @@ impl HistoryEntry {
             Told::InOtherWords(words) => Some(words),
         }
     }
-}
-
-/// One mutating command: its user, text and outcome.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditEntry {
-    pub at: UnixMillis,
-    pub who: String,
-    /// From where the command came. `None`: from Freehold itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<IpAddr>,
-    /// The command, with secrets replaced.
-    pub command: String,
-    /// The REASON the caller gave.
-    pub reason: Option<String>,
-    /// `ok`, or the SQLSTATE and message.
-    pub outcome: String,
 }
 
 #[cfg(test)]

@@ -31,6 +31,15 @@ impl Tier {
         Tier::ALL.into_iter().find(|tier| tier.as_str() == text)
     }
 
+    /// The share of requests for which the platform does what it has to, over 30 days. `None`: no promise.
+    pub fn availability_objective(self) -> Option<f64> {
+        match self {
+            Tier::Dev => None,
+            Tier::Standard => Some(0.999),
+            Tier::Critical => Some(0.9995),
+        }
+    }
+
     /// The notice period: the least number of days from a deprecation to its sunset.
     pub fn notice_days(self) -> u16 {
         match self {

@@ -9,7 +9,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{ByteSize, Contract, DatabaseName, DatabaseRecord, Lifecycle, TeamRecord, Timeout, Timeouts};
+use super::{
+    ByteSize, Contract, DatabaseName, DatabaseRecord, Lifecycle, ServiceLevel, TeamRecord, Timeout, Timeouts,
+};
 
 /// The version of the shape of the document. A reader of version 1 can read every later document of
 /// version 1: fields are added, never removed or given another meaning.
@@ -55,7 +57,7 @@ pub struct ProcessLimits {
 }
 
 /// The contract of a database.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[schemars(title = "Contract of a Freehold database")]
 pub struct ContractDocument {
     /// The version of the shape of this document: 1.
@@ -65,6 +67,8 @@ pub struct ContractDocument {
     pub limits: ContractLimits,
     pub guarantees: ContractGuarantees,
     pub responsibilities: Responsibilities,
+    /// How the guarantees were kept. No part of what was agreed.
+    pub measured: Option<ContractMeasured>,
 }
 
 /// What the contract is about.
@@ -119,14 +123,61 @@ pub struct ContractLimits {
 }
 
 /// What the platform keeps. Times are in milliseconds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ContractGuarantees {
+    /// The share of requests, over 30 days, that do not fail for a reason that is the platform's. Null is no
+    /// promise.
+    pub availability_percent: Option<f64>,
     /// The longest time that a move holds a client. A move that would take longer goes back.
     pub move_pause_max_ms: u64,
     /// How long a move waits for a running transaction before it tries again later.
     pub move_transaction_wait_ms: u64,
     /// The least number of days from a deprecation to the sunset.
     pub deprecation_notice_days: u16,
+}
+
+/// What the proxies measured in the last days, and today, up to the last minute. Times are in milliseconds.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct ContractMeasured {
+    pub days: u64,
+    /// Queries and logins.
+    pub requests: u64,
+    /// Those whose client was told an error for which the platform is responsible.
+    pub failed_requests: u64,
+    /// Null: there was no request.
+    pub availability_percent: Option<f64>,
+    /// What is left of the requests that may fail. Negative: more have failed. Null: nothing is promised.
+    pub error_budget_left_percent: Option<f64>,
+    /// How long requests waited in a proxy, at a pause or for a server connection.
+    pub added_latency_p50_ms: Option<f64>,
+    pub added_latency_p99_ms: Option<f64>,
+    /// The longest that a move held a client. Null: there was no move.
+    pub move_pause_ms: Option<f64>,
+}
+
+impl ContractMeasured {
+    pub fn of(level: &ServiceLevel) -> ContractMeasured {
+        let days = &level.days;
+        ContractMeasured {
+            days: ServiceLevel::DAYS,
+            requests: days.requests,
+            failed_requests: days.failed(),
+            availability_percent: days.availability().map(percent),
+            error_budget_left_percent: level.budget_left().map(percent),
+            added_latency_p50_ms: days.added_latency(0.5).map(fractions_of_millis),
+            added_latency_p99_ms: days.added_latency(0.99).map(fractions_of_millis),
+            move_pause_ms: level.move_pause.map(fractions_of_millis),
+        }
+    }
+}
+
+/// With four digits behind the point.
+fn percent(share: f64) -> f64 {
+    (share * 1_000_000.0).round() / 10_000.0
+}
+
+fn fractions_of_millis(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1_000.0
 }
 
 /// Who is responsible for what. The same in every contract.
@@ -171,6 +222,7 @@ impl ContractDocument {
             },
             limits: ContractLimits::of(&database.contract, process),
             guarantees: ContractGuarantees {
+                availability_percent: database.contract.tier.availability_objective().map(percent),
                 move_pause_max_ms: millis(database.contract.move_pause_max),
                 move_transaction_wait_ms: millis(database.contract.move_transaction_wait),
                 deprecation_notice_days: database.contract.tier.notice_days(),
@@ -179,6 +231,7 @@ impl ContractDocument {
                 product: OF_PRODUCT.map(str::to_owned).to_vec(),
                 platform: OF_PLATFORM.map(str::to_owned).to_vec(),
             },
+            measured: None,
         }
     }
 
@@ -195,6 +248,14 @@ impl ContractDocument {
         let customs =
             limits.as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value.clone()));
         let customs = customs.chain([("tier", json!(self.database.tier))]);
+        let availability = self.guarantees.availability_percent;
+        let availability = availability
+            .map(|percent| json!({ "property": "availability", "value": percent, "unit": "percent" }));
+        let of_times = [
+            json!({ "property": "movePauseMax", "value": self.guarantees.move_pause_max_ms, "unit": "ms" }),
+            json!({ "property": "deprecationNotice", "value": self.guarantees.deprecation_notice_days, "unit": "d" }),
+        ];
+        let promised: Vec<Value> = availability.into_iter().chain(of_times).collect();
         json!({
             "apiVersion": "v3.1.0",
             "kind": "DataContract",
@@ -217,10 +278,7 @@ impl ContractDocument {
             }],
             "team": { "name": self.owner.team },
             "support": self.support(),
-            "slaProperties": [
-                { "property": "movePauseMax", "value": self.guarantees.move_pause_max_ms, "unit": "ms" },
-                { "property": "deprecationNotice", "value": self.guarantees.deprecation_notice_days, "unit": "d" },
-            ],
+            "slaProperties": promised,
             "customProperties": customs.map(custom).collect::<Vec<_>>(),
         })
     }

@@ -9,6 +9,7 @@
 //! The types derive serde. The catalogue stores them as they are, so a noun needs no second type for its
 //! record; the derives add no behaviour. The catalogue handles versions of stored values.
 
+pub mod audit;
 pub mod byte_size;
 pub mod catalogue;
 pub mod comparison;
@@ -20,6 +21,7 @@ pub mod date;
 pub mod ids;
 pub mod latency;
 pub mod listen;
+pub mod measured;
 pub mod movement;
 pub mod network;
 pub mod operation;
@@ -30,19 +32,19 @@ pub mod quotas;
 pub mod role_limits;
 pub mod route;
 pub mod service;
+pub mod slo;
 pub mod terms;
 pub mod timeouts;
 pub mod transfer;
 
+pub use audit::{AuditEntry, AuditFilter, Since};
 pub use byte_size::ByteSize;
-pub use catalogue::{
-    AuditEntry, DatabaseRecord, Dropping, Due, HistoryEntry, Lifecycle, SystemRecord, TeamRecord, Told,
-};
+pub use catalogue::{DatabaseRecord, Dropping, Due, HistoryEntry, Lifecycle, SystemRecord, TeamRecord, Told};
 pub use comparison::{AcceptedDifferences, Compared, ComparedTable, ComparedTables, Relation, Verdict};
 pub use contract::{Contract, ContractChange, Pooling, Tier};
 pub use contract_document::{
     ContractDatabase, ContractDocument, ContractExport, ContractFormat, ContractGuarantees, ContractLimits,
-    ContractOwner, ProcessLimits, Responsibilities,
+    ContractMeasured, ContractOwner, ProcessLimits, Responsibilities,
 };
 pub use cure::Cure;
 pub use database_operation::{
@@ -56,6 +58,7 @@ pub use ids::{
 };
 pub use latency::{LATENCY_CLASSES, Latencies};
 pub use listen::{ListenOn, Peer};
+pub use measured::{ErrorCounts, Measured, Span};
 pub use movement::{
     Finding, FindingSeverity, MoveFacts, MoveFailure, MovePhase, MoveProgress, MoveRecord, MoveRequest,
     MoveStep, OldCopy, PauseReport, SavedFence, StepEntry, blockers_by_side,
@@ -70,6 +73,7 @@ pub use route::{
     Ack, AckStage, GateOrder, HoldReason, Login, NewClients, Pinned, ProxyRecord, RouteRecord, StallReport,
 };
 pub use service::Service;
+pub use slo::ServiceLevel;
 pub use terms::ServiceTerms;
 pub use timeouts::{EachTimeout, Timeout, Timeouts, TimeoutsChange, timeout_text};
 pub use transfer::TransferOffer;

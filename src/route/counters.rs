@@ -9,8 +9,9 @@
 //! separate cache lines, and a reader adds them up. Only the worker's thread writes them: a load and a store
 //! replace an atomic addition, at a twentieth of its cost.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crossbeam_utils::CachePadded;
 
@@ -67,12 +68,18 @@ pub struct Counters {
     values: [AtomicU64; Counter::COUNT],
     /// Number of answers in each class of time, by [`Latencies::class`].
     answers: [AtomicU64; LATENCY_CLASSES],
+    /// The same of waits. Made at the first one: most requests do not wait.
+    waits: OnceLock<Box<[AtomicU64; LATENCY_CLASSES]>>,
 }
 
 impl Default for Counters {
     fn default() -> Counters {
-        Counters { values: Default::default(), answers: [const { AtomicU64::new(0) }; LATENCY_CLASSES] }
+        Counters { values: Default::default(), answers: none_in_any_class(), waits: OnceLock::new() }
     }
+}
+
+fn none_in_any_class() -> [AtomicU64; LATENCY_CLASSES] {
+    [const { AtomicU64::new(0) }; LATENCY_CLASSES]
 }
 
 /// Only for the worker's own thread: additions by another thread could be lost.
@@ -99,7 +106,11 @@ impl Counters {
                 self.add(Counter::QueryTime, micros);
                 add(&self.answers[Latencies::class(micros)], 1);
             }
-            Activity::Held | Activity::Waiting => self.add(Counter::WaitTime, micros),
+            Activity::Held | Activity::Waiting => {
+                self.add(Counter::WaitTime, micros);
+                let waits = self.waits.get_or_init(|| Box::new(none_in_any_class()));
+                add(&waits[Latencies::class(micros)], 1);
+            }
             Activity::Idle | Activity::InTransaction | Activity::Switching => {}
         }
         if now == Activity::Active && before != Activity::Active {
@@ -129,6 +140,20 @@ impl CounterSet {
             Latencies::of(std::array::from_fn(|class| worker.answers[class].load(Ordering::Relaxed)))
         };
         self.workers.iter().fold(Latencies::default(), |sum, worker| sum.plus(&of_worker(worker)))
+    }
+
+    /// Waits by class of time, where there were any.
+    pub(super) fn waits(&self) -> BTreeMap<u8, u64> {
+        let mut sums = BTreeMap::new();
+        for waits in self.workers.iter().filter_map(|worker| worker.waits.get()) {
+            for (class, count) in (0..).zip(waits.iter()) {
+                let count = count.load(Ordering::Relaxed);
+                if count > 0 {
+                    *sums.entry(class).or_default() += count;
+                }
+            }
+        }
+        sums
     }
 
     pub(super) fn totals(&self) -> Totals {
@@ -192,6 +217,8 @@ mod tests {
         let totals = ledger.totals();
         assert_eq!((totals.of(Counter::Transactions), totals.of(Counter::Queries)), (2, 3));
         assert_eq!(totals.of(Counter::WaitTime), 20);
+        let class = u8::try_from(Latencies::class(20)).unwrap();
+        assert_eq!(ledger.waits(), BTreeMap::from([(class, 1)]));
         assert_eq!(totals.of(Counter::QueryTime), 3 + 4 + 5);
         assert_eq!(totals.of(Counter::TransactionTime), 3 + 500 + 4 + 5);
         let latencies = ledger.latencies();

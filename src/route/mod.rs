@@ -19,10 +19,12 @@ mod change_notifier;
 mod clock;
 mod consumers;
 pub mod counters;
+mod failures;
 pub mod follow;
 mod followed;
 pub mod gate;
 mod lent;
+pub mod recorder;
 pub mod session_table;
 mod stall;
 pub mod table;
@@ -34,6 +36,7 @@ pub use follow::{Follower, FollowerOptions};
 pub use followed::Followed;
 pub use gate::{Gate, GateClosed, GateReopened, GateState, Pass, Registration, TurnWatch};
 pub use lent::{LentFacts, LentRow};
+pub use recorder::Recorder;
 pub use session_table::{
     Entrance, LentPid, Readiness, Replication, SessionFacts, SessionHandle, SessionRow, SessionTable,
 };

@@ -21,8 +21,10 @@ use super::change_notifier::{ChangeNotifier, Urgency};
 use super::clock::{Activity, Clock, Doing, Moment};
 use super::consumers::{Consumer, Consumers, Use};
 use super::counters::{Counter, CounterSet, Counters, Totals};
+use super::failures::Failures;
 use super::lent::{Borrower, Lent, LentFacts, LentRow};
-use crate::model::{Epoch, Latencies, Peer, Pinned, UnixMillis};
+use crate::error::{Blame, SqlState};
+use crate::model::{Epoch, Latencies, Measured, Peer, Pinned, UnixMillis};
 
 /// Pinned sessions that are named in one acknowledgement.
 const PINNED_MAX: usize = 100;
@@ -142,6 +144,7 @@ pub(crate) struct AckStatus {
 pub struct SessionTable {
     inner: Mutex<Inner>,
     counters: CounterSet,
+    failures: Failures,
     notifier: Option<Arc<ChangeNotifier>>,
 }
 
@@ -204,7 +207,8 @@ impl Default for SessionTable {
 impl SessionTable {
     /// For sessions of so many workers.
     pub(crate) fn new(workers: usize, notifier: Option<Arc<ChangeNotifier>>) -> SessionTable {
-        SessionTable { inner: Mutex::default(), counters: CounterSet::new(workers), notifier }
+        let (inner, failures) = (Mutex::default(), Failures::default());
+        SessionTable { inner, counters: CounterSet::new(workers), failures, notifier }
     }
 
     /// Counts of this database's traffic since the process began.
@@ -215,6 +219,20 @@ impl SessionTable {
     /// Waits of this database's clients for answers since the process began.
     pub fn latencies(&self) -> Latencies {
         self.counters.latencies()
+    }
+
+    /// A client was told an error.
+    pub fn count_failure(&self, sqlstate: SqlState, blame: Blame) {
+        self.failures.count(sqlstate, blame);
+    }
+
+    /// What was measured since the process began.
+    pub fn measured(&self) -> Measured {
+        // Errors first: none is without its request.
+        let errors = self.failures.counts();
+        let totals = self.counters.totals();
+        let requests = totals.of(Counter::Queries) + totals.of(Counter::Logins);
+        Measured { requests, errors, waits: self.counters.waits(), failed_minutes: 0 }
     }
 
     /// Adds a session. It is [`Readiness::Behind`], idle, and without a server connection.
@@ -471,6 +489,11 @@ impl SessionHandle {
     /// The counters for the session's traffic.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The session's client was told an error.
+    pub fn count_failure(&self, sqlstate: SqlState, blame: Blame) {
+        self.session_table.count_failure(sqlstate, blame);
     }
 
     /// The backend of its server connection at the database's place; `None`: it has none.

@@ -18,7 +18,7 @@ use crate::auth::rate_limiter::RateLimiter;
 use crate::auth::scram::{ITERATIONS_DEFAULT, Verifier};
 use crate::auth::{ClientKeys, Proof, VerifierFingerprint};
 use crate::error::SqlState;
-use crate::model::{DatabaseId, GateOrder, Login, RouteRecord, Service};
+use crate::model::{DatabaseId, GateOrder, Login, Measured, RouteRecord, Service};
 
 /// The logins of a database by role.
 pub type Logins = HashMap<String, Arc<Login>>;
@@ -39,6 +39,8 @@ pub struct Route {
     logins_pace: RateLimiter,
     gate: Gate,
     session_table: Arc<SessionTable>,
+    /// What is in the store of that which was measured here.
+    recorded: Mutex<Measured>,
     notifier: Arc<ChangeNotifier>,
 }
 
@@ -54,6 +56,7 @@ impl Route {
             iterations: AtomicU32::new(ITERATIONS_DEFAULT),
             keys: DashMap::new(),
             logins_pace: RateLimiter::new(Instant::now()),
+            recorded: Mutex::default(),
             notifier,
         })
     }
@@ -74,6 +77,17 @@ impl Route {
 
     pub fn session_table(&self) -> &Arc<SessionTable> {
         &self.session_table
+    }
+
+    /// What was measured in this process and is not in the store yet.
+    pub fn unrecorded(&self) -> Measured {
+        let measured = self.session_table.measured();
+        measured.since(&self.recorded.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// This is in the store now, too.
+    pub(super) fn note_recorded(&self, recorded: &Measured) {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner).add(recorded);
     }
 
     pub fn login(&self, role: &str) -> Option<Arc<Login>> {

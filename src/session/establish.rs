@@ -43,6 +43,7 @@ pub(super) async fn begin(worker: &Rc<Worker>, client: Box<Client>, presence: Pr
         Ok(opened) => Some(greet(worker, *client, opened, presence)),
         Err(refusal) => {
             if let Some(refusal) = refusal {
+                client.route.session_table().count_failure(refusal.sqlstate, refusal.blame);
                 message::error_response(&mut client.unsent, &refusal);
             }
             ending::close(client.stream, client.unsent).await;

@@ -13,7 +13,7 @@ use super::client_session::{Presence, Session};
 use super::ending::{self, Ending};
 use super::establish;
 use super::pool::reuse::{self, ReturnedConnection};
-use super::relay::{Backend, Pause, Relay};
+use super::relay::{Backend, Pause, Relay, counters};
 use super::worker::Worker;
 use crate::backend;
 use crate::error::chain;
@@ -164,6 +164,9 @@ impl Session {
         };
         if is_working {
             self.stop_server();
+        }
+        if let Some(refusal) = ending.refusal() {
+            counters::refused(&self.relay.member, &refusal);
         }
         self.relay.leave_connection();
         if matches!(ending, Ending::ClientLeft) {

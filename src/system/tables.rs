@@ -71,33 +71,56 @@ pub struct Table {
     pub columns: Vec<String>,
 }
 
-/// One row for each table with rows of the database's users.
-const LIST: &str = "\
-SELECT n.nspname::text, c.relname::text, c.oid,
-       pg_relation_size(c.oid), pg_table_size(c.oid),
-       greatest(c.reltuples, 0)::bigint, c.relpersistence = 'u',
-       c.relreplident = 'f'
+/// Whether replication can identify the rows of table `c`.
+const IDENTIFIED: &str = "\
+c.relreplident = 'f'
          OR (c.relreplident = 'd' AND EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary
              AND i.indimmediate AND i.indisvalid))
          OR (c.relreplident = 'i' AND EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident
-             AND i.indisvalid)),
-       coalesce(pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid), 0),
-       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
-             AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum),
-       current_setting('block_size')::bigint,
-       EXISTS (SELECT FROM pg_extension e WHERE c.oid = ANY (e.extconfig))
+             AND i.indisvalid))";
+
+/// Tables with rows of the database's users; `$1` is the schema of Freehold's own.
+const OF_USERS: &str = "\
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND c.relpersistence <> 't'
   AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND n.nspname <> $1
   AND (NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
                    AND d.deptype = 'e')
-       OR EXISTS (SELECT FROM pg_extension e WHERE c.oid = ANY (e.extconfig)))
-ORDER BY 4 DESC, 1, 2";
+       OR EXISTS (SELECT FROM pg_extension e WHERE c.oid = ANY (e.extconfig)))";
+
+/// One row for each of them.
+fn list_sql() -> String {
+    format!(
+        "\
+SELECT n.nspname::text, c.relname::text, c.oid,
+       pg_relation_size(c.oid), pg_table_size(c.oid),
+       greatest(c.reltuples, 0)::bigint, c.relpersistence = 'u',
+       {IDENTIFIED},
+       coalesce(pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid), 0),
+       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+             AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum),
+       current_setting('block_size')::bigint,
+       EXISTS (SELECT FROM pg_extension e WHERE c.oid = ANY (e.extconfig))
+{OF_USERS}
+ORDER BY 4 DESC, 1, 2"
+    )
+}
+
+/// The first of the logged tables whose UPDATEs and DELETEs cannot be replicated, by name.
+pub async fn without_identity(session: &Session, max: usize) -> Result<Vec<TableName>, SystemError> {
+    let sql = format!(
+        "SELECT n.nspname::text, c.relname::text {OF_USERS} AND c.relpersistence = 'p' AND NOT ({IDENTIFIED}) \
+         ORDER BY 1, 2 LIMIT {max}"
+    );
+    let names =
+        session.pairs::<String, String>("looking for tables without a key", &sql, &[&HELPER_SCHEMA]).await?;
+    Ok(names.into_iter().map(|(schema, name)| TableName { schema, name }).collect())
+}
 
 /// The tables to carry over, largest first. In a transaction with an imported snapshot: as of that snapshot.
 pub async fn list(session: &Session) -> Result<Vec<Table>, SystemError> {
     const LISTING: &str = "listing tables";
-    let rows = session.rows(LISTING, LIST, &[&HELPER_SCHEMA]).await?;
+    let rows = session.rows(LISTING, &list_sql(), &[&HELPER_SCHEMA]).await?;
     let mut tables = Vec::with_capacity(rows.len());
     for row in &rows {
         let heap_bytes = bytes(session.column(LISTING, row, 3)?);

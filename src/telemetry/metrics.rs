@@ -56,6 +56,9 @@ metrics! {
     DATABASES = Gauge "freehold_databases" ["state"];
     /// Client sessions of a database in this process.
     SESSIONS = Gauge "freehold_sessions" ["database"];
+    /// Errors that clients of a database were told by this process, by class of SQLSTATE and responsible side: client, product,
+    /// platform, server and store. The last three use the error budget of SHOW SLO up.
+    ERRORS = Counter "freehold_errors_total" ["database", "class", "responsible"];
     /// The epoch of the route that this process follows.
     ROUTE_EPOCH = Gauge "freehold_route_epoch" ["database"];
     /// 1 while the gate of a database is open, 0 while clients wait at it.

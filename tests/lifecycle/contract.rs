@@ -48,6 +48,11 @@ async fn a_contract_is_one_document_that_follows_the_database_and_names_no_syste
         (at("/limits/message_size_max"), at("/limits/idle_timeout_ms")),
         (1_048_576.into(), Value::Null)
     );
+    assert_eq!(at("/guarantees/availability_percent"), 99.9, "of tier standard");
+    assert_eq!(
+        (at("/measured/requests"), at("/measured/error_budget_left_percent"), at("/measured/move_pause_ms")),
+        (0.into(), 100.0.into(), Value::Null)
+    );
     assert_eq!(at("/limits/wait_timeout_ms"), 120_000, "the process's, where the contract has none");
     assert_eq!(property(&admin, "limits.client_connections_max").await.as_deref(), Some("7"));
     assert_eq!(property(&admin, "owner.escalation").await.as_deref(), Some("#heads"));

@@ -147,6 +147,8 @@ fn show_of(title: &str) -> Option<Case> {
         "SHOW DATABASES" => looks("SHOW DATABASES"),
         "SHOW DATABASE" => looks("SHOW DATABASE keep1"),
         "SHOW CONTRACT" => looks("SHOW CONTRACT shop"),
+        "SHOW SLO" => looks("SHOW SLO FOR keep1"),
+        "SHOW VIOLATIONS" => looks("SHOW VIOLATIONS FOR keep1"),
         "SHOW CONSUMERS" => looks("SHOW CONSUMERS keep1"),
         "SHOW DEBT" => looks("SHOW DEBT"),
         "SHOW HISTORY" => looks("SHOW HISTORY keep1"),

@@ -141,7 +141,7 @@ fn found<'a>(text: &str, secrets: &'a BTreeSet<String>) -> Vec<&'a str> {
 }
 
 /// What the users may say, right and wrong, about their database while the platform moves it.
-const ASKED: [&str; 26] = [
+const ASKED: [&str; 30] = [
     "QUARANTINE DATABASE shop REASON 'is it used?'",
     "QUARANTINE DATABASE shop REASON 'is it used?' ACCEPT CLIENTS",
     "DEPRECATE DATABASE shop SUNSET '2999-01-01' REASON 'replaced' SUCCESSOR ledger",
@@ -168,7 +168,32 @@ const ASKED: [&str; 26] = [
     "ALTER TEAM payments PARENT finance",
     "SHOW SYSTEM",
     "SELECT pg_backend_pid(), inet_server_addr()",
+    "SHOW AUDIT",
+    "SHOW AUDIT FOR shop SINCE '1h'",
+    "SHOW SLO FOR shop",
+    "SHOW VIOLATIONS FOR shop",
 ];
+
+/// Every SHOW, then [`ASKED`], then every SHOW once more, after what was done.
+fn statements() -> Vec<String> {
+    let shows = COMMANDS.iter().filter(|command| command.tag == "SHOW").map(|command| {
+        let required = command.syntax.replace("[DATABASE] ", "");
+        let required = required.split(" [").next().unwrap_or_default();
+        required.replace("number", "1").replace("name", "shop")
+    });
+    let shows: Vec<String> = shows.chain(["SHOW HISTORY gone".to_owned()]).collect();
+    [shows.clone(), ASKED.map(str::to_owned).to_vec(), shows].concat()
+}
+
+/// The audit trail has the statements that were asked, and that a database which one of them names is not
+/// there.
+fn without_own_words(statement: &str, heard: String) -> String {
+    if !statement.starts_with("SHOW AUDIT") {
+        return heard;
+    }
+    let heard = heard.replace("database \"ledger\" does not exist", "");
+    ASKED.iter().fold(heard, |heard, asked| heard.replace(asked, ""))
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn product_people_are_told_no_name_of_a_system_whatever_they_ask() {
@@ -185,17 +210,7 @@ async fn product_people_are_told_no_name_of_a_system_whatever_they_ask() {
     let secrets = scene.secrets();
     assert!(secrets.len() >= 10, "slots and subscriptions of the move are among them: {secrets:?}");
 
-    let shows = COMMANDS.iter().filter(|command| command.tag == "SHOW");
-    let mut statements: Vec<String> = shows
-        .map(|command| {
-            command.syntax.replace("[DATABASE] ", "").replace("number", "1").replace("name", "shop")
-        })
-        .collect();
-    statements.push("SHOW HISTORY gone".to_owned());
-    let asked = statements.clone();
-    statements.extend(ASKED.map(str::to_owned));
-    // Once more, after what was done.
-    statements.extend(asked);
+    let statements = statements();
     let (mut answered, mut refused) = (0, 0);
     for user in ["owner", "viewer"] {
         let ear = Ear::of(&scene.freehold, user).await;
@@ -203,6 +218,7 @@ async fn product_people_are_told_no_name_of_a_system_whatever_they_ask() {
             let (heard, code) = ear.hears(statement).await;
             // A statement's own words may come back.
             let (own, none) = (found(statement, &secrets), Vec::<&str>::new());
+            let heard = without_own_words(statement, heard);
             let heard_new: Vec<&str> =
                 found(&heard, &secrets).into_iter().filter(|word| !own.contains(word)).collect();
             assert_eq!(heard_new, none, "{user} hears after {statement} ({code}):\n{heard}");
@@ -218,6 +234,10 @@ async fn product_people_are_told_no_name_of_a_system_whatever_they_ask() {
         history.contains("created, owner payments") && history.contains("moved by the platform"),
         "{history}"
     );
+    let audit = Ear::of(&scene.freehold, "viewer").await.hears("SHOW AUDIT FOR shop").await.0;
+    for told in ["\nCREATE DATABASE shop\n", "\nMOVE DATABASE shop\n", "\n42501\n"] {
+        assert!(audit.contains(told), "{told:?} is missing in:\n{audit}");
+    }
     let busy = Ear::of(&scene.freehold, "owner").await.hears("QUARANTINE DATABASE shop REASON 'x'").await;
     assert!(busy.1 == "MF102" && busy.0.contains("the platform is at work on database"), "{busy:?}");
 
@@ -231,6 +251,7 @@ async fn product_people_are_told_no_name_of_a_system_whatever_they_ask() {
         "SHOW MOVE 1",
         "SHOW HISTORY shop",
         "SHOW HISTORY gone",
+        "SHOW AUDIT FOR shop",
     ] {
         let (heard, _) = operator.hears(statement).await;
         let names = found(&heard, &secrets);

@@ -23,6 +23,8 @@ const MATRIX: &[(&str, &str, &str)] = &[
     ("SHOW HISTORY", LOOKS, "SHOW HISTORY {db}"),
     ("SHOW CONTRACT", LOOKS, "SHOW CONTRACT {db}"),
     ("SHOW CONTRACT FORMAT", LOOKS, "SHOW CONTRACT {db} FORMAT JSON"),
+    ("SHOW SLO", LOOKS, "SHOW SLO FOR {db}"),
+    ("SHOW VIOLATIONS", LOOKS, "SHOW VIOLATIONS FOR {db}"),
     ("SHOW CONSUMERS", LOOKS, "SHOW CONSUMERS {db}"),
     ("CREATE DATABASE", OPERATES, "CREATE DATABASE new"),
     ("ADOPT DATABASE", OPERATES, "ADOPT DATABASE new ON SYSTEM nowhere"),
@@ -88,7 +90,7 @@ const MATRIX: &[(&str, &str, &str)] = &[
     ("SHOW STATE", PLATFORM, "SHOW STATE"),
     ("SHOW CONFIG", PLATFORM, "SHOW CONFIG"),
     ("SHOW HBA", PLATFORM, "SHOW HBA"),
-    ("SHOW AUDIT", PLATFORM, "SHOW AUDIT"),
+    ("SHOW AUDIT", LOOKS, "SHOW AUDIT FOR {db}"),
     ("VERIFY AUDIT", "operator admin auditor", "VERIFY AUDIT"),
     ("SHOW VERSION", EVERY, "SHOW VERSION"),
     ("SHOW HELP", EVERY, "SHOW HELP"),
@@ -188,6 +190,7 @@ async fn a_database_of_another_team_is_answered_as_one_that_does_not_exist() {
     let named = COMMANDS.iter().filter(|command| {
         matches!(command.permission.own, Some(Own::Database | Own::Seen | Own::Offer))
             || command.syntax == "SHOW HISTORY [DATABASE] name"
+            || command.syntax.contains("[FOR name]")
     });
     let mut asked = 0;
     for command in named {
@@ -281,4 +284,44 @@ async fn lists_hold_what_is_ones_own_and_clauses_are_of_one_side() {
     by("admin").run("ALTER DATABASE shop TIER dev").await;
     let other = refused(by("owner"), &format!("ALTER USER viewer PASSWORD '{PASSWORD}'")).await;
     assert_eq!(other.code().code(), "42501", "another one's password");
+}
+
+/// Each side sees what concerns it of the same entries.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_audit_trail_of_a_database_is_seen_by_its_team() {
+    let port = Port::open().await;
+    let users = users(&port).await;
+    let by = |wanted: &str| &users.iter().find(|(_, name, _)| *name == wanted).unwrap().2;
+    let finance = port.user("fiona", &["OWNER ON TEAM finance"]).await;
+    by("owner").run("ALTER DATABASE shop MAX_CLIENTS 400").await;
+    refused(&finance, "ALTER DATABASE shop MAX_CLIENTS 1").await;
+    finance.run("ALTER DATABASE ledger MAX_CLIENTS 2").await;
+    by("operator").run("DISABLE shop").await;
+    refused(by("operator"), "MOVE DATABASE shop TO SYSTEM rack9 REASON 'rack7 is old'").await;
+    finance.run("DEPRECATE DATABASE gift SUNSET '2999-01-01' REASON 'replaced'").await;
+
+    let lines = async |user: &Admin, sql: &str| -> Vec<String> {
+        let rows = user.run(sql).await;
+        let line = |row: &super::support::Row| {
+            ["who", "command", "reason", "outcome", "database"].map(|name| row[name].clone()).join(" | ")
+        };
+        rows.iter().map(line).collect()
+    };
+    let of_team = [
+        "operator | MOVE DATABASE shop |  | 42704 | shop",
+        "operator | DISABLE shop |  | ok | shop",
+        "fiona | ALTER DATABASE shop MAX_CLIENTS 1 |  | 3D000: database \"shop\" does not exist | shop",
+        "owner | ALTER DATABASE shop MAX_CLIENTS 400 |  | ok | shop",
+    ];
+    assert_eq!(lines(by("owner"), "SHOW AUDIT").await, of_team, "offered databases are another team's");
+    assert_eq!(lines(by("viewer"), "SHOW AUDIT FOR DATABASE shop SINCE '1h'").await, of_team);
+    assert_eq!(lines(by("viewer"), "SHOW AUDIT SINCE '2999-01-01'").await, Vec::<String>::new());
+    assert_eq!(lines(&finance, "SHOW AUDIT FOR ledger").await.len(), 1);
+    assert_eq!(lines(&finance, "SHOW AUDIT").await.len(), 2);
+    let all = lines(by("auditor"), "SHOW AUDIT FOR shop").await;
+    let moved = "operator | MOVE DATABASE shop TO SYSTEM rack9 REASON 'rack7 is old' | rack7 is old | 42704: system \"rack9\" does not exist | shop";
+    assert_eq!((all.len(), all[0].as_str()), (4, moved));
+    assert_eq!(refused(by("auditor"), "SHOW AUDIT FOR shpo").await.code().code(), "3D000");
+    let since = by("auditor").run("SHOW AUDIT FOR shop").await.remove(1)["at"].clone();
+    assert_eq!(lines(by("auditor"), &format!("SHOW AUDIT FOR shop SINCE '{since}'")).await.len(), 2);
 }

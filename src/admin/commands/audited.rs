@@ -1,4 +1,4 @@
-//! What an audit entry contains of a command, and which refusals get one.
+//! What an audit entry contains of a command, who is told of it, and which refusals get one.
 //!
 //! # Why
 //! A user who may change little or nothing could otherwise fill the store: each refused command would add an
@@ -7,6 +7,14 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::context::Cluster;
+use super::discretion;
+use crate::admin::commands::title;
+use crate::admin::error::AdminError;
+use crate::admin::lookup::command as row_of;
+use crate::admin::statement::{Statement, Subject};
+use crate::model::{AuditEntry, DatabaseId, Told, identifier};
 
 /// Limit for the text of a command in its audit entry.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -25,6 +33,43 @@ pub(super) fn text(command: &str) -> String {
     }
     let end = (0..=TEXT_BYTES_MAX).rev().find(|&end| command.is_char_boundary(end)).unwrap_or_default();
     format!("{}…", &command[..end])
+}
+
+/// The database that a command is about, if there is one. A store that cannot be read fails the command, too.
+pub(super) async fn database(cluster: &Cluster, statement: &Statement) -> Option<DatabaseId> {
+    match statement.subject() {
+        Subject::Database(name) => {
+            let id = cluster.catalog().databases().id_of(name).await.ok().flatten();
+            id.map(|id| id.value)
+        }
+        Subject::Move(id) => {
+            let record = cluster.catalog().moves().get(id).await.ok().flatten();
+            record.map(|record| record.value.database)
+        }
+        Subject::NewDatabase(_) | Subject::Team(_) | Subject::User(_) | Subject::Other => None,
+    }
+}
+
+/// What the people of that database are told of the command: one that they might run themselves as it is; of
+/// the platform's own the keywords, because its clauses name systems.
+pub(super) fn told(statement: &Statement) -> Told {
+    let row = row_of(statement);
+    match statement.subject() {
+        Subject::Database(_) if row.permission.own.is_some() => Told::AsItIs,
+        Subject::Database(name) | Subject::NewDatabase(name) => {
+            Told::InOtherWords(format!("{} {}", title(&row), identifier(name.as_str())))
+        }
+        Subject::Move(_) => Told::InOtherWords(title(&row)),
+        Subject::Team(_) | Subject::User(_) | Subject::Other => Told::Nothing,
+    }
+}
+
+/// The same if the command is refused: the text of an error may name a system, too.
+pub(super) fn told_of_refusal(entry: &AuditEntry, error: &AdminError) -> Told {
+    match &entry.told {
+        Told::AsItIs if !discretion::is_of_product(error) => Told::InOtherWords(entry.command.clone()),
+        told => told.clone(),
+    }
 }
 
 /// By user: how many refusals have been written in a row, and when the count was last lowered.

@@ -66,7 +66,8 @@ impl Blockers {
     }
 }
 
-fn session_text(session: &SessionRow) -> String {
+/// Its number, role, application and client.
+pub(in crate::admin) fn session_text(session: &SessionRow) -> String {
     let application = match session.application_name.as_str() {
         "" => String::new(),
         name => format!(", application \"{name}\""),
@@ -75,7 +76,7 @@ fn session_text(session: &SessionRow) -> String {
 }
 
 /// Rounds for people: microseconds would not help them.
-fn rounded(duration: Duration) -> String {
+pub(in crate::admin) fn rounded(duration: Duration) -> String {
     match duration.as_secs() {
         0 => format!("{} ms", duration.as_millis()),
         seconds => humantime::format_duration(Duration::from_secs(seconds)).to_string(),

@@ -12,6 +12,8 @@
 //! * PAUSE and KILL record an order that every process follows, and then wait for the sessions of this one.
 //! * QUARANTINE DATABASE changes the catalogue; the clients that this process knows keep it from happening.
 //! * SHOW CONSUMERS finds a database in the catalogue, and its clients in this process.
+//! * SHOW SLO adds to what is in the store what this process has not written yet; SHOW VIOLATIONS looks at the
+//!   sessions of this process and, for one database, at its tables.
 //! * SHOW DATABASES and SHOW LISTS put figures of this process beside records of the catalogue.
 
 use std::fmt;
@@ -35,7 +37,7 @@ use crate::control::ControlSettings;
 use crate::control::lifecycle::SystemConnection;
 use crate::error::{Refusal, Severity, SqlState};
 use crate::frontend::Access;
-use crate::model::{AuditEntry, ProcessLimits, RouteRecord, SystemRecord, UnixMillis};
+use crate::model::{AuditEntry, DatabaseId, ProcessLimits, RouteRecord, SystemRecord, Told, UnixMillis};
 use crate::route::{Route, RouteTable};
 use crate::telemetry::Metrics;
 
@@ -113,6 +115,15 @@ impl ExecutorParts {
     }
 }
 
+/// What an audit entry contains of the command itself.
+#[derive(Debug, Default)]
+pub(in crate::admin) struct AuditedCommand {
+    pub(in crate::admin) text: String,
+    pub(in crate::admin) reason: Option<String>,
+    pub(in crate::admin) database: Option<DatabaseId>,
+    pub(in crate::admin) told: Told,
+}
+
 /// The user that runs a statement, and the channels to it before the answer.
 #[derive(Debug, Clone)]
 pub struct Caller {
@@ -171,14 +182,16 @@ impl Cluster {
     }
 
     /// The audit entry of a command that succeeds.
-    pub(in crate::admin) fn new_trail(
-        &self,
-        caller: &Caller,
-        command: String,
-        reason: Option<String>,
-    ) -> Trail {
-        let (who, address) = (caller.who.clone(), caller.address);
-        let entry = AuditEntry { at: self.now(), who, address, command, reason, outcome: OK.to_owned() };
+    pub(in crate::admin) fn new_trail(&self, caller: &Caller, command: AuditedCommand) -> Trail {
+        let AuditedCommand { text, reason, database, told } = command;
+        let address = caller.address;
+        let entry = AuditEntry {
+            address,
+            reason,
+            database,
+            told,
+            ..AuditEntry::new(self.now(), caller.who.clone(), text)
+        };
         let id = self.audit_ids.lock().unwrap_or_else(PoisonError::into_inner).generate().ok();
         Trail::new(id.unwrap_or_else(ulid::Ulid::generate), entry)
     }

@@ -13,18 +13,26 @@ pub(in crate::admin) fn for_product(error: AdminError) -> AdminError {
         AdminError::MoveInProgress { database, .. }
         | AdminError::OperationInProgress { database, .. }
         | AdminError::Held { database, .. } => AdminError::PlatformAtWork { database },
-        AdminError::Transition(_)
-        | AdminError::Team(_)
-        | AdminError::Transfer(_)
-        | AdminError::People(_)
-        | AdminError::PurposeRequired { .. }
-        | AdminError::UnknownTeam { .. }
-        | AdminError::Unknown { kind: "database", .. }
-        | AdminError::NotServed { .. }
-        | AdminError::TransactionAborted
-        | AdminError::ShuttingDown => error,
+        error if is_of_product(&error) => error,
         other => AdminError::Concealed { sqlstate: other.sqlstate(), retry: other.retry() },
     }
+}
+
+/// Whether the error is about the product, and can be told as it is.
+pub(in crate::admin) fn is_of_product(error: &AdminError) -> bool {
+    matches!(
+        error,
+        AdminError::Transition(_)
+            | AdminError::Team(_)
+            | AdminError::Transfer(_)
+            | AdminError::People(_)
+            | AdminError::PurposeRequired { .. }
+            | AdminError::UnknownTeam { .. }
+            | AdminError::Unknown { kind: "database", .. }
+            | AdminError::NotServed { .. }
+            | AdminError::TransactionAborted
+            | AdminError::ShuttingDown
+    )
 }
 
 #[cfg(test)]

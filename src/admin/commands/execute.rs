@@ -24,7 +24,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::audited::{self, Refusals};
-use super::context::{Caller, Cluster, ExecutorParts, Local, OK};
+use super::context::{AuditedCommand, Caller, Cluster, ExecutorParts, Local, OK};
 use super::{
     adopt, audit, create, databases, discretion, drop, enable, kill, moves, pause, people, permission,
     process, reconnect, systems, teams, transfers, transitions,
@@ -78,8 +78,10 @@ impl Executor {
 
     /// Executes one statement and, if it changes anything, writes an audit entry.
     pub async fn execute(&self, parsed: &Parsed, caller: &Caller) -> Result<Answer, Refusal> {
-        let effect = command(&parsed.statement).effect;
-        let trail = (effect == Effect::Change).then(|| self.trail(parsed, caller));
+        let trail = match command(&parsed.statement).effect {
+            Effect::Change => Some(self.trail(parsed, caller).await),
+            Effect::Look | Effect::Check => None,
+        };
         let caller = &Caller { trail: trail.clone(), ..caller.clone() };
         let outcome = self.dispatch(&parsed.statement, caller).await;
         let outcome = outcome.inspect_err(|error| {
@@ -119,27 +121,34 @@ impl Executor {
         self.local.metrics.counter(&names::ADMIN_COMMANDS, &[verb, &sqlstate]).increment(1);
     }
 
-    fn trail(&self, parsed: &Parsed, caller: &Caller) -> Trail {
-        let reason = parsed.statement.reason().map(str::to_owned);
-        self.cluster.new_trail(caller, audited::text(&parsed.text), reason)
+    async fn trail(&self, parsed: &Parsed, caller: &Caller) -> Trail {
+        let Parsed { statement, text } = parsed;
+        let command = AuditedCommand {
+            text: audited::text(text),
+            reason: statement.reason().map(str::to_owned),
+            database: audited::database(&self.cluster, statement).await,
+            told: audited::told(statement),
+        };
+        self.cluster.new_trail(caller, command)
     }
 
     /// A command that was executed but could not be audited stays executed: the log says so. Most commands
     /// write their entry in the commit of their change.
     async fn audit(&self, trail: &Trail, caller: &Caller, outcome: &Result<Answer, AdminError>) {
-        let (outcome, is_bounded) = match outcome {
-            Ok(_) => (OK.to_owned(), false),
+        let AuditEntry { who, command, told, .. } = trail.entry();
+        let (outcome, told, is_bounded) = match outcome {
+            Ok(_) => (OK.to_owned(), told.clone(), false),
             Err(error) => {
                 let is_bounded = error.is_for_lack_of_rights() || caller.rights.is_of_product();
-                (format!("{}: {}", error.sqlstate(), error.message()), is_bounded)
+                let told = audited::told_of_refusal(trail.entry(), error);
+                (format!("{}: {}", error.sqlstate(), error.message()), told, is_bounded)
             }
         };
-        let AuditEntry { who, command, .. } = trail.entry();
         tracing::info!(who, command, outcome, "admin command");
         if is_bounded && !self.refusals.may_write(who) {
             return;
         }
-        if let Err(error) = self.cluster.catalog().audit().end(trail, outcome).await {
+        if let Err(error) = self.cluster.catalog().audit().end(trail, outcome, told).await {
             tracing::error!(error = &error as &dyn std::error::Error, command, "the audit entry is lost");
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::context::{Caller, Cluster};
+use super::context::{AuditedCommand, Caller, Cluster};
 use crate::admin::error::AdminError;
 use crate::catalog::store::StoreError;
 use crate::catalog::{Trail, Versioned};
@@ -24,13 +24,14 @@ pub(in crate::admin) fn begin<'a>(
     (system, dbname): (&'a SystemRecord, &'a str),
     trail: &Trail,
 ) -> Begin<'a> {
-    let audit: (String, AuditEntry) = (trail.key().to_owned(), trail.entry().clone());
-    Begin { id, name, system, dbname, audit }
+    // CREATE and ADOPT DATABASE make the database that they are about.
+    let entry = AuditEntry { database: Some(id.clone()), ..trail.entry().clone() };
+    Begin { id, name, system, dbname, audit: (trail.key().to_owned(), entry) }
 }
 
 /// The audit entry of the running command. The operation writes it in its last commit.
 pub(in crate::admin) fn trail_of(cluster: &Cluster, caller: &Caller) -> Trail {
-    let unnamed = || cluster.new_trail(caller, String::new(), None);
+    let unnamed = || cluster.new_trail(caller, AuditedCommand::default());
     caller.trail.clone().unwrap_or_else(unnamed)
 }
 

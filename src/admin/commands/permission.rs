@@ -104,6 +104,22 @@ pub(in crate::admin) async fn seen(
     Ok(living)
 }
 
+/// The living databases whose clients are the user's concern, by name: all of them, or the named one.
+pub(in crate::admin) async fn owned(
+    cluster: &Cluster,
+    caller: &Caller,
+    name: Option<&DatabaseName>,
+) -> Result<Vec<DatabaseRecord>, AdminError> {
+    let mut living = find::living(cluster).await?;
+    living
+        .retain(|database| owns(&caller.rights, database) && name.is_none_or(|name| database.name == *name));
+    living.sort_by(|a, b| a.name.cmp(&b.name));
+    match name {
+        Some(name) if living.is_empty() => Err(unseen(cluster, caller, name).await?),
+        _ => Ok(living),
+    }
+}
+
 /// The named database, if the user may know of it.
 pub(in crate::admin) async fn seen_database(
     cluster: &Cluster,

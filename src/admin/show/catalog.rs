@@ -1,4 +1,4 @@
-//! SHOW: systems, teams, the history of a database and the audit trail.
+//! SHOW: systems, teams and the history of a database.
 
 use crate::admin::answer::{Row, row};
 use crate::admin::context::{Caller, Cluster};
@@ -6,9 +6,6 @@ use crate::admin::error::AdminError;
 use crate::admin::systems::version;
 use crate::admin::{find, permission};
 use crate::model::{DatabaseName, DatabaseRecord, Lifecycle, SystemName, TeamName};
-
-/// Entries of the audit trail that are shown.
-const AUDIT_ROWS_MAX: usize = 1_000;
 
 pub(in crate::admin) async fn show_systems(cluster: &Cluster) -> Result<Vec<Row>, AdminError> {
     let routes = cluster.catalog().routes().list().await?.into_values();
@@ -72,15 +69,6 @@ pub(in crate::admin) async fn show_history(
     let rows = database.history.iter().filter_map(|entry| {
         let what = if sees_place { Some(entry.what.as_str()) } else { entry.of_product() };
         Some(row![entry.at, entry.who.as_str(), what?, entry.epoch.filter(|_| sees_place)])
-    });
-    Ok(rows.collect())
-}
-
-pub(in crate::admin) async fn show_audit(cluster: &Cluster) -> Result<Vec<Row>, AdminError> {
-    let entries = cluster.catalog().audit().newest(AUDIT_ROWS_MAX).await?;
-    let rows = entries.into_iter().map(|entry| {
-        let address = entry.address.map(|address| address.to_string());
-        row![entry.at, entry.who, entry.command, entry.reason, entry.outcome, address]
     });
     Ok(rows.collect())
 }

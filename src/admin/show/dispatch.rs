@@ -3,8 +3,8 @@
 use futures_util::future::BoxFuture;
 
 use super::{
-    catalog, consumers, contract, databases, debt, moves, operations, people, process, sessions, sockets,
-    traffic,
+    audit, catalog, consumers, contract, databases, debt, moves, operations, people, process, sessions, slo,
+    sockets, traffic, violations,
 };
 use crate::admin::answer::Row;
 use crate::admin::commands::{Show, each_show};

@@ -1,6 +1,7 @@
 //! SHOW: the functions behind the rows of the table of commands. Those of scope Cluster get the catalogue,
 //! those of scope Process what this process has.
 
+pub(in crate::admin) mod audit;
 pub(in crate::admin) mod catalog;
 pub(in crate::admin) mod consumers;
 pub(in crate::admin) mod contract;
@@ -13,5 +14,7 @@ pub(in crate::admin) mod people;
 pub(in crate::admin) mod process;
 pub(in crate::admin) mod samples;
 pub(in crate::admin) mod sessions;
+pub(in crate::admin) mod slo;
 pub(in crate::admin) mod sockets;
 pub(in crate::admin) mod traffic;
+pub(in crate::admin) mod violations;

@@ -5,7 +5,7 @@ use crate::admin::parser::Parser;
 use crate::admin::sql::values;
 use crate::admin::statement::Statement;
 use crate::admin::{ErrorKind, SyntaxError};
-use crate::model::{ContractExport, ContractFormat, DatabaseName, MoveId};
+use crate::model::{AuditFilter, ContractExport, ContractFormat, DatabaseName, MoveId};
 
 /// Reads what follows the keyword of a SHOW.
 type ReadShow = fn(&mut Parser) -> Result<Show, SyntaxError>;
@@ -53,6 +53,31 @@ impl Subject for ContractExport {
             _ => ContractFormat::OpenDataContract,
         };
         Ok(ContractExport { database, format })
+    }
+}
+
+/// `[FOR [DATABASE] name]`
+impl Subject for Option<DatabaseName> {
+    fn read(parser: &mut Parser) -> Result<Option<DatabaseName>, SyntaxError> {
+        match parser.accept("FOR") {
+            true => values::noisy_database(parser).map(Some),
+            false => Ok(None),
+        }
+    }
+}
+
+/// `[FOR [DATABASE] name] [SINCE 'time']`
+impl Subject for AuditFilter {
+    fn read(parser: &mut Parser) -> Result<AuditFilter, SyntaxError> {
+        let mut filter = AuditFilter::default();
+        parser.clauses(&["FOR", "SINCE"], |parser, clause| {
+            match clause {
+                "FOR" => filter.database = Some(values::noisy_database(parser)?),
+                _ => filter.since = Some(values::since(parser)?),
+            }
+            Ok(())
+        })?;
+        Ok(filter)
     }
 }
 

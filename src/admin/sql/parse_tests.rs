@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use crate::admin::statement::{Differences, Drain, DriverQuery, Show, ShutdownMode, SourceDisposition, Wait};
 use crate::admin::*;
 use crate::model::{
-    ByteSize, ContractChange, DatabaseName, MoveId, QuotasChange, ServerAuth, SslMode, Tier, TimeoutsChange,
+    AuditFilter, ByteSize, ContractChange, DatabaseName, MoveId, QuotasChange, ServerAuth, Since, SslMode,
+    Tier, TimeoutsChange,
 };
 
 /// A complete statement of every kind.
@@ -78,7 +79,12 @@ pub(in crate::admin) const EXAMPLES: &[&str] = &[
     "SHOW VERSION",
     "SHOW HELP",
     "SHOW AUDIT",
+    "SHOW AUDIT FOR DATABASE shop SINCE '2h'",
     "SHOW HISTORY shop",
+    "SHOW SLO",
+    "SHOW VIOLATIONS",
+    "SHOW VIOLATIONS FOR shop",
+    "SHOW SLO FOR DATABASE shop",
 ];
 
 fn one(text: &str) -> Statement {
@@ -195,7 +201,9 @@ fn names_fold_to_lower_case_unless_quoted() {
 
 /// A SHOW as it is typed: its syntax with a name and a number, and the first of each choice.
 pub(in crate::admin) fn example_of(syntax: &str) -> String {
-    let words = syntax.split(' ').map(|word| match word {
+    let clauses = syntax.match_indices(" [").map(|(at, _)| at);
+    let end = clauses.into_iter().find(|at| !syntax[*at..].starts_with(" [DATABASE]"));
+    let words = syntax[..end.unwrap_or(syntax.len())].split(' ').map(|word| match word {
         "number" => "7",
         "name" => "shop",
         choice => choice.split('|').next().unwrap_or_default(),
@@ -216,6 +224,22 @@ fn every_show_of_the_table_is_understood_by_its_own_syntax() {
             }
         }
     }
+    let about = |name: &str| AuditFilter { database: DatabaseName::parse(name).ok(), since: None };
+    for (text, filter) in [
+        ("SHOW AUDIT FOR database", about("database")),
+        ("SHOW AUDIT FOR DATABASE shop", about("shop")),
+        (
+            "SHOW AUDIT SINCE '2h' FOR database",
+            AuditFilter { since: Since::parse("2h"), ..about("database") },
+        ),
+        (
+            "SHOW AUDIT FOR database SINCE '2h'",
+            AuditFilter { since: Since::parse("2h"), ..about("database") },
+        ),
+    ] {
+        assert_eq!(one(text), Statement::Show(Show::Audit(filter)), "{text}");
+    }
+    assert_eq!(mistake("SHOW AUDIT SINCE 'yesterday'").kind, ErrorKind::Value);
     assert_eq!(
         one("SHOW HISTORY database"),
         Statement::Show(Show::History(DatabaseName::parse("database").unwrap()))

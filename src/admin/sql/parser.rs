@@ -41,6 +41,15 @@ impl Parser {
         }
     }
 
+    /// Behind the token at the cursor is a name, and no keyword of the clauses that may come.
+    pub(in crate::admin) fn name_follows(&self) -> bool {
+        match self.tokens.get(self.at + 1).map(|token| &token.kind) {
+            Some(Kind::Quoted(_)) => true,
+            Some(Kind::Word(word)) => !word.eq_ignore_ascii_case("SINCE"),
+            _ => false,
+        }
+    }
+
     pub(in crate::admin) fn span(&self) -> Range<usize> {
         self.token().span.clone()
     }

@@ -321,17 +321,21 @@ pub enum DriverQuery {
     Setting(&'static str, &'static str),
 }
 
-/// What a statement names that may be a team's or a user's own.
+/// What a statement is about, if that is one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject<'a> {
     Database(&'a DatabaseName),
+    /// The command makes it.
+    NewDatabase(&'a DatabaseName),
+    /// A move of a database.
+    Move(MoveId),
     Team(&'a TeamName),
     User(&'a UserName),
     Other,
 }
 
 impl Statement {
-    /// What it is about, for the check of rights.
+    /// What it is about, for the check of rights and for the audit trail.
     pub fn subject(&self) -> Subject<'_> {
         match self {
             Statement::AlterDatabase(alter) => Subject::Database(&alter.name),
@@ -347,7 +351,20 @@ impl Statement {
             Statement::Show(Show::ContractText(export)) => Subject::Database(&export.database),
             Statement::AlterTeam(team) => Subject::Team(&team.name),
             Statement::AlterUser(user) => Subject::User(&user.name),
-            // A command that is the platform's alone needs no subject: nothing of it is a team's own.
+            Statement::CreateDatabase(CreateDatabase { name, .. })
+            | Statement::AdoptDatabase(AdoptDatabase { name, .. }) => Subject::NewDatabase(name),
+            Statement::DropDatabase(drop) => Subject::Database(&drop.name),
+            Statement::Move(movement) => Subject::Database(&movement.database),
+            Statement::UndoMove { id, .. }
+            | Statement::CancelMove { id, .. }
+            | Statement::FinishMove { id, .. }
+            | Statement::AdoptMove(id) => Subject::Move(*id),
+            Statement::Disable(name) | Statement::Enable(name) => Subject::Database(name),
+            Statement::Pause(Drain { database: Some(name), .. })
+            | Statement::Resume(Some(name))
+            | Statement::Reconnect(Some(name))
+            | Statement::WaitClose(Drain { database: Some(name), .. })
+            | Statement::Kill(Some(name)) => Subject::Database(name),
             _ => Subject::Other,
         }
     }

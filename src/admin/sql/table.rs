@@ -6,7 +6,7 @@
 
 use crate::admin::column::{Column, ColumnType};
 use crate::admin::rights::{Own, Permission, UserRole};
-use crate::model::{ContractExport, DatabaseName, MoveId};
+use crate::model::{AuditFilter, ContractExport, DatabaseName, MoveId};
 
 /// One row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +130,17 @@ commands! {
     EXPORT_CONTRACT: Cluster Look (Viewer Owner Operator Admin Auditor Stats, own Seen) "SHOW", "SHOW CONTRACT name FORMAT JSON|YAML|ODCS" => ContractText contract::export_contract(export: ContractExport), ["contract"],
         "The contract as one document for programs. The schema of JSON and YAML is config/contract.schema.json; ODCS is the Open Data \
          Contract Standard, v3.1.0, as YAML.";
+    SHOW_SLO: Process Look (Viewer Owner Operator Admin Auditor Stats, own Rows) "SHOW", "SHOW SLO [FOR name]" => Slo slo::show_slo(name: Option<DatabaseName>) with cluster for caller,
+        ["database", "indicator", "objective", "measured", "budget_left", "burn_1h", "burn_6h", "responsible"],
+        "What is promised of each database, and what the proxies have measured in the last 30 days and today. A request (a query or a login) has failed if its client was told an \
+         error for which the platform is responsible, such as 57P01 of a server; a syntax error, a timeout of the contract or a full pool are the product's and use no error budget up. \
+         burn: how many times faster than in 30 days the budget was used up. Added latency: how long requests waited in a proxy, at a pause or for a server connection. \
+         Every proxy writes once a minute what it has measured; what this process has not written yet is in the answer, too.";
+    SHOW_VIOLATIONS: Process Check (Viewer Owner Operator Admin Auditor Stats, own Rows) "SHOW", "SHOW VIOLATIONS [FOR name]" => Violations violations::show_violations(name: Option<DatabaseName>) with cluster for caller,
+        ["database", "violation", "object", "message", "responsible", "cure"],
+        "What the use of a database does to itself, to its neighbours or to a move, with the responsible side and the cure: transactions that are longer than a move waits for \
+         them, sessions that are idle in a transaction for more than 10 seconds, sessions that are bound to their server connection and by what, connections near the limit (from \
+         80 % on), all in this process. With FOR also tables without a key: for these the system is asked.";
     SHOW_CONSUMERS: Process Look (Viewer Owner Operator Admin Auditor Stats, own Database) "SHOW", "SHOW CONSUMERS name" => Consumers consumers::show_consumers(name: DatabaseName) with cluster,
         ["role", "application_name", "address", "first_seen", "last_seen", "connections" Int4],
         "The clients that use a database by role, application (as it is called now, or was when it left) and address, as this process has seen them since its start: when first, \
@@ -357,8 +368,11 @@ commands! {
     SHOW_HBA: Process Look (Operator Admin Auditor Stats) "SHOW", "SHOW HBA" => Hba sessions::show_hba(),
         ["rule_number" Int4, "line_number" Int4, "type", "database", "user_name", "address", "auth_method", "options", "file_name"],
         "The rules by which applications come in, in their order; the first that is for a client decides.";
-    SHOW_AUDIT: Cluster Look (Operator Admin Auditor Stats) "SHOW", "SHOW AUDIT" => Audit catalog::show_audit(), ["at", "who", "command", "reason", "outcome", "address"],
-        "Who changed what, newest first, and from which address. A change and its entry are one commit. Entries of freehold tell what a start has mended: \
+    SHOW_AUDIT: Cluster Look (Viewer Owner Operator Admin Auditor Stats, own Rows) "SHOW", "SHOW AUDIT [FOR name] [SINCE 'time']" => Audit audit::show_audit(filter: AuditFilter) for caller,
+        ["at", "who", "command", "reason", "outcome", "address", "database"],
+        "Who changed what, newest first, and from which address; at most 1000 entries. FOR: those about a database, also one that was dropped; a version before this \
+         one did not store which one an entry is about. SINCE: a duration back from now ('2h'), a day ('2027-03-01') or a time as it is shown, in UTC. \
+         Product people see the entries about the databases of their teams; of a command of the platform they see that it was run, by whom, and whether it worked. A change and its entry are one commit. Entries of freehold tell what a start has mended: \
          records that an older version had not written together, and routes that had not followed ALTER SYSTEM yet.";
     VERIFY_AUDIT: Cluster Check (Operator Admin Auditor) "VERIFY AUDIT", "VERIFY AUDIT [HEAD 'number:digest']", ["entries" Int8, "links" Int8, "head"],
         "Compares every entry of SHOW AUDIT with the chain of digests that is written with the entries. An entry that was changed, removed, \

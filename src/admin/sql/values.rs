@@ -8,12 +8,20 @@ use crate::admin::{ErrorKind, SyntaxError};
 use crate::catalog::chain::Head;
 use crate::model::quotas::{LOGINS_PER_SECOND_MAX, MESSAGE_SIZES};
 use crate::model::{
-    ByteSize, DatabaseName, Date, MoveId, Pooling, RoleName, ServerAuth, SslMode, SystemName, TeamName, Tier,
-    Timeout, UserName,
+    ByteSize, DatabaseName, Date, MoveId, Pooling, RoleName, ServerAuth, Since, SslMode, SystemName,
+    TeamName, Tier, Timeout, UserName,
 };
 
 pub(in crate::admin) fn database(parser: &mut Parser) -> Result<DatabaseName, SyntaxError> {
     parser.name("the name of a database", DatabaseName::parse)
+}
+
+/// `[DATABASE] name`. A database may be called database.
+pub(in crate::admin) fn noisy_database(parser: &mut Parser) -> Result<DatabaseName, SyntaxError> {
+    if parser.name_follows() {
+        parser.accept("DATABASE");
+    }
+    database(parser)
 }
 
 pub(in crate::admin) fn system(parser: &mut Parser) -> Result<SystemName, SyntaxError> {
@@ -184,6 +192,17 @@ pub(in crate::admin) fn audit_head(parser: &mut Parser) -> Result<Head, SyntaxEr
     text.parse().map_err(|error| {
         SyntaxError::new(span, format!("'{text}' is no head of an audit trail: {error}"))
             .with_hint("Write it as VERIFY AUDIT has shown it.")
+            .of_kind(ErrorKind::Value)
+    })
+}
+
+/// `'2h'`, `'2027-03-01'` or `'2027-03-01T10:00:00Z'`
+pub(in crate::admin) fn since(parser: &mut Parser) -> Result<Since, SyntaxError> {
+    let span = parser.span();
+    let text = parser.text("a duration such as '2h' or a time")?;
+    Since::parse(&text).ok_or_else(|| {
+        SyntaxError::new(span, format!("'{text}' is no duration and no time"))
+            .with_hint("Write a duration back from now ('2h'), a day ('2027-03-01') or a time in UTC ('2027-03-01 10:00:00').")
             .of_kind(ErrorKind::Value)
     })
 }

@@ -16,8 +16,8 @@ use crate::config::Config;
 use crate::frontend::listener::Listener;
 use crate::frontend::{Access, Balancers};
 use crate::model::{ProxyRecord, UnixMillis};
-use crate::route::RouteTable;
 use crate::route::follow::{Follower, FollowerOptions};
+use crate::route::{Recorder, RouteTable};
 use crate::session::{DataPlane, DataPlaneConfig};
 use crate::tls::Acceptor;
 
@@ -42,6 +42,7 @@ pub(in crate::app) struct ProxyRole {
     pub(in crate::app) access: Arc<Access>,
     pub(in crate::app) data: DataPlane,
     follower: Follower,
+    recorder: Recorder,
 }
 
 impl ProxyRole {
@@ -69,7 +70,8 @@ impl ProxyRole {
             access: Arc::clone(&access),
         };
         let data = DataPlane::start(plane, Arc::clone(&parts.routes)).map_err(ServeError::listen)?;
-        Ok(ProxyRole { routes: parts.routes, access, data, follower })
+        let recorder = Recorder::start(shared.catalog.clone(), Arc::clone(&parts.routes), shared.clock);
+        Ok(ProxyRole { routes: parts.routes, access, data, follower, recorder })
     }
 
     /// The address for applications; port 0 if they connect only by Unix sockets.
@@ -80,12 +82,16 @@ impl ProxyRole {
     /// Ends every session: running transactions within this time.
     pub(in crate::app) async fn stop(self, drain: Duration) {
         self.data.shutdown(drain).await;
+        // After the last client: it was told that its session ends.
+        self.recorder.stop().await;
         leave(self.follower).await;
     }
 
     /// The successor gets the new clients; those that are here stay for a while. Returns when they have left.
     pub(in crate::app) async fn make_way(self, successor: &Successor, config: &Config, drain: Duration) {
         let proxy = &config.proxy;
+        // The store is the successor's from now on: the clients that stay are not measured any more.
+        self.recorder.stop().await;
         leave(self.follower).await;
         successor.serves(proxy.takeover_wait).await;
         self.data.hand_over_listeners(proxy.login_timeout).await;

@@ -23,14 +23,7 @@ fn record() -> CreateRecord {
         facts: CreateFacts { role: RoleName::parse("shop").unwrap(), verifier: String::new() },
         failure: None,
         audit_key: "audit/1".to_owned(),
-        audit: AuditEntry {
-            at: UnixMillis(0),
-            who: "alice".to_owned(),
-            address: None,
-            command: "CREATE DATABASE shop".to_owned(),
-            reason: None,
-            outcome: "ok".to_owned(),
-        },
+        audit: AuditEntry::new(UnixMillis(0), "alice", "CREATE DATABASE shop"),
         started_at: UnixMillis(0),
         ended_at: None,
     }

@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::model::{DatabaseId, RoleName, SystemRecord};
 use crate::system::facts::{self, SystemFacts};
+use crate::system::tables::{self, TableName};
 use crate::system::{Session, SystemAccess, SystemError, quote_ident, quote_literal};
 
 /// Time limit for reaching a system in a step.
@@ -153,6 +154,16 @@ pub async fn survey(reach: SystemConnection<'_>) -> Result<SystemFacts, Lifecycl
         true => Ok(facts),
         false => Err(LifecycleError::Unprivileged { system: name, role: facts.role }),
     }
+}
+
+/// The first of the tables of a database whose UPDATEs and DELETEs cannot be replicated.
+pub async fn tables_without_key(
+    reach: SystemConnection<'_>,
+    dbname: &str,
+    max: usize,
+) -> Result<Vec<TableName>, LifecycleError> {
+    let session = reach.session(dbname).await?;
+    Ok(tables::without_identity(&session, max).await?)
 }
 
 /// A database to be created on a system.

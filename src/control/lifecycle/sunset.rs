@@ -153,13 +153,12 @@ impl Sunsets {
     }
 
     fn trail(&self, database: &DatabaseRecord, reason: &str) -> Trail {
+        let command = format!("QUARANTINE DATABASE {}", identifier(database.name.as_str()));
         let entry = AuditEntry {
-            at: (self.clock)(),
-            who: WHO.to_owned(),
-            address: None,
-            command: format!("QUARANTINE DATABASE {}", identifier(database.name.as_str())),
             reason: Some(reason.to_owned()),
-            outcome: "ok".to_owned(),
+            database: Some(database.id.clone()),
+            told: Told::AsItIs,
+            ..AuditEntry::new((self.clock)(), WHO, command)
         };
         Trail::new(ulid::Ulid::generate(), entry)
     }

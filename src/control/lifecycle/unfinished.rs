@@ -7,7 +7,7 @@ use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, Versioned, keys};
 use crate::control::operations::WallClock;
 use crate::model::{
-    AuditEntry, CreateFacts, DatabaseOperation, DatabaseRecord, DropFacts, OperationKind, RoleName,
+    AuditEntry, CreateFacts, DatabaseOperation, DatabaseRecord, DropFacts, OperationKind, RoleName, Told,
 };
 
 /// Records the operations that are missing. Safe to repeat.
@@ -51,7 +51,8 @@ async fn record_one<C: DatabaseChange>(
     };
     let at = clock();
     let command = format!("{verb} DATABASE {name}");
-    let audit = AuditEntry { at, who, address: None, command, reason, outcome: "ok".to_owned() };
+    let told = Told::InOtherWords(command.clone());
+    let audit = AuditEntry { reason, database: Some(id.clone()), told, ..AuditEntry::new(at, who, command) };
     let begin = Begin {
         id,
         name,

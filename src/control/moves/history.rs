@@ -98,13 +98,12 @@ pub(in crate::control) fn audited(
         }
     };
     let MoveRecord { id, name, target, .. } = after;
+    let command = format!("MOVE DATABASE {name} TO SYSTEM {}", target.system);
     Some(AuditEntry {
-        at,
-        who: format!("the mover, move {id}"),
-        address: None,
-        command: format!("MOVE DATABASE {name} TO SYSTEM {}", target.system),
         reason: after.reason.clone(),
         outcome,
+        database: Some(after.database.clone()),
+        ..AuditEntry::new(at, format!("the mover, move {id}"), command)
     })
 }
 

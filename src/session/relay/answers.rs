@@ -142,7 +142,12 @@ impl Relay {
                 ForwardAs::AsItCame
             }
         };
-        observe::track_error(&mut self.tracker, &self.exchange, piece.tag);
+        if piece.tag == answer::ERROR_RESPONSE {
+            self.tracker.on_skipped(self.exchange.skipped_by_error());
+            if told == ForwardAs::AsItCame {
+                counters::failed(&self.member, piece.body());
+            }
+        }
         self.exchange.on_answer(piece.tag);
         observe::track_answer(&mut self.tracker, &self.exchange, piece);
         Ok(told)

@@ -5,7 +5,9 @@
 //! Transactions, queries and their times are not here: they follow from what the session does
 //! ([`SessionHandle::set_activity`]), where the clock is read anyway.
 
+use crate::error::{Blame, Refusal};
 use crate::route::{Counter, SessionHandle};
+use crate::wire::message::backend::sqlstate_of;
 use crate::wire::message::frontend::tag as request;
 
 /// `bytes` of the client were forwarded.
@@ -42,4 +44,15 @@ pub(in crate::session) fn forwarded(member: &SessionHandle, tag: Option<u8>) {
 #[inline]
 pub(in crate::session) fn assigned(member: &SessionHandle) {
     member.counters().add(Counter::ServerAssignments, 1);
+}
+
+/// The client gets an error of the server.
+pub(in crate::session) fn failed(member: &SessionHandle, error: &[u8]) {
+    let sqlstate = sqlstate_of(error);
+    member.count_failure(sqlstate, Blame::of_server(sqlstate));
+}
+
+/// The client gets an error of Freehold.
+pub(in crate::session) fn refused(member: &SessionHandle, refusal: &Refusal) {
+    member.count_failure(refusal.sqlstate, refusal.blame);
 }

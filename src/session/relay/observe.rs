@@ -71,13 +71,6 @@ pub(in crate::session) fn track_request(
     }
 }
 
-/// Passes to the tracker which requests an error skips, before `exchange` counts the answer.
-pub(in crate::session) fn track_error(tracker: &mut StateTracker, exchange: &Exchange, tag: u8) {
-    if tag == answer::ERROR_RESPONSE {
-        tracker.on_skipped(exchange.skipped_by_error());
-    }
-}
-
 /// Passes the outcome to the tracker. Called where a message begins.
 pub(in crate::session) fn track_answer(tracker: &mut StateTracker, exchange: &Exchange, piece: &Piece<'_>) {
     match piece.tag {

@@ -94,6 +94,7 @@ impl Relay {
         self.requests.kept.advance(unit);
         let mut answer = BytesMut::new();
         error_response(&mut answer, refusal);
+        counters::refused(&self.member, refusal);
         ready_for_query(&mut answer, self.exchange.status());
         self.to_client.queue(&answer);
         self.admission.unread_since = None;

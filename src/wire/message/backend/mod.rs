@@ -214,6 +214,13 @@ fn parse_mechanisms<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<&'a str>, Violati
     }
 }
 
+/// The SQLSTATE of an ErrorResponse, which may be cut off behind it. XX000 if there is none.
+pub fn sqlstate_of(body: &[u8]) -> SqlState {
+    let mut fields = body.split(|&byte| byte == 0);
+    let code = fields.find_map(|field| field.strip_prefix(b"C"));
+    code.and_then(|code| std::str::from_utf8(code).ok()).map_or(SqlState::INTERNAL_ERROR, SqlState::parse)
+}
+
 /// The fields of an ErrorResponse or NoticeResponse, as text. Invalid UTF-8 is replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorFields {

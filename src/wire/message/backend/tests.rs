@@ -135,3 +135,13 @@ proptest! {
         let _ = parse_authentication(&[&kind.to_be_bytes()[..], &body].concat());
     }
 }
+
+#[test]
+fn the_sqlstate_is_read_without_the_rest() {
+    let whole = "SFATALE\0VFATAL\0C57P01\0MCould not go on\0\0".as_bytes();
+    assert_eq!(sqlstate_of(whole), SqlState::ADMIN_SHUTDOWN);
+    assert_eq!(sqlstate_of(&whole[..24]), SqlState::ADMIN_SHUTDOWN, "the message is still to come");
+    for body in [&whole[..18], b"MCould not go on\0\0", b"C1\0", b"", b"\0"] {
+        assert_eq!(sqlstate_of(body), SqlState::INTERNAL_ERROR, "{body:?}");
+    }
+}
