@@ -233,7 +233,7 @@ impl CancelRegistration {
     }
 
     /// The session has another server connection now.
-    pub(in crate::session) fn point_to(&self, target: CancelTarget) {
+    pub(in crate::session) fn point_to(&self, target: &CancelTarget) {
         self.current_target.point_to(&target.record, target.pid, &target.key);
     }
 }
@@ -313,7 +313,7 @@ mod tests {
     fn what_the_client_knows_stays_when_the_server_connection_changes() {
         let registry = Arc::new(CancelRegistry::default());
         let session = registry.register(7, Some(target(7, b"aaaa")), || SHORT);
-        session.point_to(target(99, b"zzzz"));
+        session.point_to(&target(99, b"zzzz"));
         assert_eq!(found(&registry, 7, &[1; 4]).pid, 99);
         assert!(registry.find(&request(99, &[1; 4])).is_none());
     }

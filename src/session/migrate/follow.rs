@@ -402,7 +402,7 @@ impl Session {
         self.relay.member.switched(record.epoch, server.pid);
         self.relay.member.set_generation(record.generation);
         counters::assigned(&self.relay.member);
-        self.registration.point_to(target);
+        self.registration.point_to(&target);
         let old = self.relay.replace_server(server, record);
         self.relay.set_activity(Activity::Idle);
         let left = Rc::new(PreviousConnection::of(old, statements, hints));
