@@ -272,3 +272,37 @@ async fn a_question_that_the_server_does_not_answer_in_time_ends_no_session() {
     locker.batch_execute("COMMIT").await.unwrap();
     assert!(gets_its_own_answers(&one).await);
 }
+
+/// A client's own settings decide how its transactions begin: such a one waits until no serializable
+/// transaction that writes is open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_transactions_wait_keeps_no_other_clients_connection() {
+    let server = stage::server(Major::oldest());
+    let stage = Stage::configured(&server, |config| config.workers = 1);
+    stage.order(|record| {
+        record.terms.pooling = Pooling::Transaction;
+        record.terms.server_connections_max = 3;
+    });
+    let writer = directly(&server, ROLE, PASSWORD).await;
+    for sql in ["CREATE TABLE t (a int)", "BEGIN ISOLATION LEVEL SERIALIZABLE", "INSERT INTO t VALUES (1)"] {
+        writer.batch_execute(sql).await.unwrap();
+    }
+    let attacker = stage.connect().await;
+    attacker
+        .batch_execute(
+            "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE",
+        )
+        .await
+        .unwrap();
+    let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE";
+    for sql in ["CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'", "SELECT f()"] {
+        attacker.simple_query(&format!("{begin}; {sql}; COMMIT")).await.unwrap();
+    }
+    let others = [stage.connect().await, stage.connect().await];
+    for client in &others {
+        client.simple_query("SELECT pg_backend_pid()").await.unwrap();
+    }
+    let kept: Vec<String> =
+        reasons(&stage).into_iter().filter(|reason| reason.contains("code that may")).collect();
+    assert_eq!(kept, [""; 0], "clients with plain texts keep their connections");
+}

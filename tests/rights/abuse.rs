@@ -1,0 +1,71 @@
+//! What a user with few rights, or none, can do to others by commands that it may run.
+
+use std::time::{Duration, Instant};
+
+use freehold::model::{DatabaseId, TeamName};
+use tokio::join;
+
+use super::port::{OPS, Port};
+
+/// What is checked before a command must still be so in the commit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_team_gets_a_database_that_only_another_team_has_accepted() {
+    const ROUNDS: u32 = 500;
+    let port = Port::open().await;
+    port.login(OPS).await.run("CREATE TEAM stock CONTACT '#stock'").await;
+    let alice = port.user("alice", &["OWNER ON TEAM payments"]).await;
+    let again = port.login("alice").await;
+    let bob = port.user("bob", &["OWNER ON TEAM stock"]).await;
+    let id = DatabaseId::parse("db_shop").unwrap();
+    let owner = async || port.catalog.databases().get(&id).await.unwrap().unwrap().value.owner;
+    let (payments, finance) = (TeamName::parse("payments").unwrap(), TeamName::parse("finance").unwrap());
+    for round in 0..ROUNDS {
+        alice.run("TRANSFER DATABASE shop TO TEAM stock").await;
+        let offers_otherwise =
+            again.try_run("CANCEL TRANSFER OF shop; TRANSFER DATABASE shop TO TEAM finance");
+        let accepts = async {
+            tokio::time::sleep(Duration::from_micros(u64::from(round % 60) * 100)).await;
+            bob.try_run("ACCEPT TRANSFER OF shop").await
+        };
+        let _ = join!(offers_otherwise, accepts);
+        assert_ne!(owner().await, finance, "nobody of team finance has accepted (round {round})");
+        if owner().await == payments {
+            alice.run("CANCEL TRANSFER OF shop").await;
+        } else {
+            bob.run("TRANSFER DATABASE shop TO TEAM payments").await;
+            alice.run("ACCEPT TRANSFER OF shop").await;
+        }
+    }
+}
+
+/// Every record is read and written as a whole, and the last thousand commits are kept in memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_makes_the_record_of_a_database_no_larger_than_a_bound() {
+    const BYTES_MAX: usize = 1 << 20;
+    let port = Port::open().await;
+    let alice = port.user("alice", &["OWNER ON TEAM payments"]).await;
+    let reason = "r".repeat(60_000);
+    for _ in 0..40 {
+        let _ = alice.try_run(&format!("TRANSFER DATABASE shop TO TEAM finance REASON '{reason}'")).await;
+        let _ = alice.try_run("CANCEL TRANSFER OF shop").await;
+    }
+    let id = DatabaseId::parse("db_shop").unwrap();
+    let record = port.catalog.databases().get(&id).await.unwrap().unwrap().value;
+    let bytes = serde_json::to_vec(&record).unwrap().len();
+    assert!(bytes <= BYTES_MAX, "{bytes} bytes after 80 commands");
+}
+
+/// 100 connections is what the port has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_without_rights_keeps_no_administrator_out() {
+    let port = Port::open().await;
+    let alice = port.user("alice", &[]).await;
+    let mut connections = vec![alice];
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while connections.len() < 110 && Instant::now() < deadline {
+        let Ok(connection) = port.try_login("alice", super::PASSWORD).await else { break };
+        connections.push(connection);
+    }
+    let came = port.try_login(OPS, super::PASSWORD).await;
+    assert!(came.is_ok(), "with {} connections of one user: {:?}", connections.len(), came.err());
+}
