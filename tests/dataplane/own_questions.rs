@@ -306,3 +306,31 @@ async fn a_client_whose_transactions_wait_keeps_no_other_clients_connection() {
         reasons(&stage).into_iter().filter(|reason| reason.contains("code that may")).collect();
     assert_eq!(kept, [""; 0], "clients with plain texts keep their connections");
 }
+
+/// More than the question for a database's code reads, made by a role that has a schema of its own and nothing
+/// else.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_functions_of_another_role_keep_no_connection_with_its_client() {
+    let server = stage::server(Major::oldest());
+    let schema = "CREATE ROLE stranger LOGIN PASSWORD 'stranger'; CREATE SCHEMA own AUTHORIZATION stranger";
+    server.psql_in("shop", schema).unwrap();
+    let stranger = directly(&server, "stranger", "stranger").await;
+    for at in 0..8 {
+        let made = format!(
+            "DO $$ BEGIN FOR i IN 1..20000 LOOP
+                 EXECUTE format('CREATE FUNCTION own.f%s_{at}() RETURNS int LANGUAGE sql AS ''SELECT 1''', i);
+             END LOOP; END $$"
+        );
+        stranger.batch_execute(&made).await.unwrap();
+    }
+    let stage = Stage::configured(&server, |config| config.workers = 1);
+    stage.order(|record| {
+        record.terms.pooling = Pooling::Transaction;
+        record.terms.server_connections_max = 4;
+    });
+    let clients = [stage.connect().await, stage.connect().await];
+    for client in clients.iter().cycle().take(4) {
+        client.simple_query("SELECT 1").await.unwrap();
+    }
+    assert_eq!(reasons(&stage), [""; 0]);
+}

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use freehold::auth::scram::Verifier;
 use freehold::model::{DatabaseId, TeamName};
 use tokio::join;
 
@@ -68,4 +69,47 @@ async fn a_user_without_rights_keeps_no_administrator_out() {
     }
     let came = port.try_login(OPS, super::PASSWORD).await;
     assert!(came.is_ok(), "with {} connections of one user: {:?}", connections.len(), came.err());
+}
+
+/// Its own password is all that it may change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_without_rights_does_not_fill_the_audit_trail_by_what_it_may_do() {
+    const ENTRIES_MAX: u64 = 400;
+    let port = Port::open().await;
+    let alice = port.user("alice", &[]).await;
+    let before = port.catalog.audit().verify(None).await.unwrap().entries;
+    let verifier = Verifier::from_password("it was never sent here", &[9; 16], 5_000.try_into().unwrap());
+    for _ in 0..1_000 {
+        let _ = alice.try_run(&format!("ALTER USER alice PASSWORD '{verifier}'")).await;
+    }
+    let written = port.catalog.audit().verify(None).await.unwrap().entries - before;
+    assert!(written <= ENTRIES_MAX, "{written} entries by 1000 commands");
+}
+
+/// The same kind as above: an owner of before is the one whose command is carried out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_former_owner_changes_a_database_after_another_team_has_accepted_it() {
+    const ROUNDS: u32 = 500;
+    let port = Port::open().await;
+    let ops = port.login(OPS).await;
+    ops.run("CREATE TEAM stock CONTACT '#stock'").await;
+    let alice = port.user("alice", &["OWNER ON TEAM payments"]).await;
+    let again = port.login("alice").await;
+    let bob = port.user("bob", &["OWNER ON TEAM stock"]).await;
+    for round in 0..ROUNDS {
+        alice.run("TRANSFER DATABASE shop TO TEAM stock").await;
+        let accepts = bob.try_run("ACCEPT TRANSFER OF shop");
+        let deprecates = async {
+            tokio::time::sleep(Duration::from_micros(u64::from(round % 60) * 50)).await;
+            again.try_run("DEPRECATE DATABASE shop SUNSET '2999-01-01' REASON 'not ours'").await
+        };
+        let _ = join!(accepts, deprecates);
+        let history = ops.run("SHOW HISTORY shop").await;
+        let accepted = history.iter().rposition(|row| row["what"].contains("stock accepted"));
+        let late = accepted.is_some_and(|at| history[at + 1..].iter().any(|row| row["who"] == "alice"));
+        assert!(!late, "alice has no right on what team stock owns (round {round}): {history:?}");
+        let _ = bob.try_run("REVIVE DATABASE shop").await;
+        bob.run("TRANSFER DATABASE shop TO TEAM payments").await;
+        alice.run("ACCEPT TRANSFER OF shop").await;
+    }
 }
