@@ -334,3 +334,53 @@ async fn many_functions_of_another_role_keep_no_connection_with_its_client() {
     }
     assert_eq!(reasons(&stage), [""; 0]);
 }
+
+/// A function of another role with a body that has no form in UTF-8.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_no_utf8_keeps_no_connection_with_its_client() {
+    for (encoding, byte) in [("WIN1252", "81"), ("SQL_ASCII", "ff")] {
+        let server = Postgres::builder(Major::oldest()).start().unwrap();
+        server.psql(&format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'")).unwrap();
+        let database = format!(
+            "CREATE DATABASE shop OWNER {ROLE} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+        );
+        server.psql(&database).unwrap();
+        let made = format!(
+            "CREATE ROLE stranger; CREATE SCHEMA own AUTHORIZATION stranger; SET ROLE stranger;
+             CREATE FUNCTION own.f() RETURNS int LANGUAGE sql AS E'SELECT 1 -- \\x{byte}'"
+        );
+        server.psql_in("shop", &made).unwrap();
+        let stage = Stage::before(&server);
+        stage.order(|record| {
+            record.terms.pooling = Pooling::Transaction;
+            record.terms.server_connections_max = 4;
+        });
+        let clients = [stage.connect().await, stage.connect().await];
+        for client in clients.iter().cycle().take(4) {
+            client.simple_query("SELECT 1").await.unwrap();
+        }
+        assert_eq!(reasons(&stage), [""; 0], "{encoding}");
+    }
+}
+
+/// One statement of a role that has a schema of its own and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_domain_of_another_role_keeps_no_connection_with_its_client() {
+    let server = stage::server(Major::oldest());
+    let schema = "CREATE ROLE stranger LOGIN PASSWORD 'stranger'; CREATE SCHEMA own AUTHORIZATION stranger";
+    server.psql_in("shop", schema).unwrap();
+    let stranger = directly(&server, "stranger", "stranger").await;
+    let values: Vec<String> = (0..600_000).map(|value| value.to_string()).collect();
+    let made = format!("CREATE DOMAIN own.d AS int CHECK (VALUE IN ({}))", values.join(","));
+    stranger.batch_execute(&made).await.unwrap();
+    let stage = Stage::configured(&server, |config| config.workers = 1);
+    stage.order(|record| {
+        record.terms.pooling = Pooling::Transaction;
+        record.terms.server_connections_max = 4;
+    });
+    let clients = [stage.connect().await, stage.connect().await];
+    for client in clients.iter().cycle().take(4) {
+        client.simple_query("SELECT 1").await.unwrap();
+    }
+    assert_eq!(reasons(&stage), [""; 0]);
+}
