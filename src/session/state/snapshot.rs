@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::hints::{self, ALL_DEFINITIONS, DEFINITIONS, ROWS_MAX};
+use super::hints::{self, ALL_DEFINITIONS, DEFINITIONS, MANY};
 use super::lock_counts::key_of_row;
 use super::rows::{AT_ONCE, Encoding, Fields, Rows, SnapshotError, expand, hex, unhex};
 use super::shape::CHANGES;
@@ -119,7 +119,6 @@ async fn has_own_settings(
 }
 
 /// `None`: there was no answer, which may be due to the session.
-
 async fn read_hints(
     connection: &mut ServerConnection,
     unnamed: Option<&[u8]>,
@@ -145,10 +144,12 @@ async fn read_hints(
         }
         rows => rows?,
     };
-    if rows.len() > ROWS_MAX {
-        let rows = rows.len();
+    if let [row] = &rows[..]
+        && Fields::of(row).kind() == MANY
+    {
+        let count = Fields::of(row).number::<usize>(1)?;
         tracing::warn!(
-            rows,
+            rows = count,
             "what functions do is too much to be read: connections are closed after each loan"
         );
         return Ok(Some(hints.unread()));

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, MutexGuard};
 
 use self::question::CATALOGUE;
-pub(super) use self::question::{ALL_DEFINITIONS, DEFINITIONS, sql};
+pub(super) use self::question::{ALL_DEFINITIONS, DEFINITIONS, MANY, sql};
 use self::reading::Reading;
 use self::verdicts::Verdicts;
 use super::rows::{Fields, Rows, SnapshotError};
@@ -95,9 +95,6 @@ struct Unread {
 /// The pause after the question failed; doubled each time, up to the longer one.
 const REST_MIN: Duration = Duration::from_secs(20);
 const REST_MAX: Duration = Duration::from_secs(600);
-
-/// A longer answer is not read.
-pub(super) const ROWS_MAX: usize = 150_000;
 
 /// The hints of a database, or room for them: filled by the first session that asks.
 #[derive(Debug, Default)]

@@ -61,6 +61,10 @@ const CONSTANT_BYTES_MAX: usize = 4 << 10;
 /// Limit of all constants together, in bytes.
 const CONSTANTS_BYTES_MAX: usize = 1 << 20;
 
+/// A longer answer is not sent: only a row of this kind, with the number of rows.
+const ROWS_MAX: usize = 150_000;
+pub(in super::super) const MANY: &str = "many";
+
 /// The question. Each row of the answer is a kind and up to five texts, as [`super::super::snapshot()`] has
 /// them.
 pub(in super::super) fn sql(time_max: Duration) -> String {
@@ -78,7 +82,9 @@ pub(in super::super) fn sql(time_max: Duration) -> String {
         .replace("@config_max", &CONFIG_BYTES_MAX.to_string())
         .replace("@constant_max", &CONSTANT_BYTES_MAX.to_string())
         .replace("@constants_max", &CONSTANTS_BYTES_MAX.to_string())
-        .replace("@bodies_max", &BODIES_BYTES_MAX.to_string());
+        .replace("@bodies_max", &BODIES_BYTES_MAX.to_string())
+        .replace("@rows_max", &ROWS_MAX.to_string())
+        .replace("@many", MANY);
     expand(&sql, ("<<", ">>"), Encoding::Database)
 }
 
@@ -202,7 +208,8 @@ implied(used, classid, objid) AS (
   UNION SELECT p.proname, 'pg_type'::regclass, r.rngtypid
     FROM pg_range r, LATERAL unnest(ARRAY[r.rngcanonical, r.rngsubdiff]::oid[]) x(oid)
     JOIN callable p ON p.oid = x.oid WHERE r.rngtypid >= 16384
-    AND NOT EXISTS (SELECT FROM pg_type t JOIN temporary x ON x.oid = t.typnamespace WHERE t.oid = r.rngtypid))
+    AND NOT EXISTS (SELECT FROM pg_type t JOIN temporary x ON x.oid = t.typnamespace WHERE t.oid = r.rngtypid)),
+answer(kind, a, b, c, d, e) AS MATERIALIZED (
 SELECT 'server' AS kind, current_setting('server_version_num') AS a, (@definitions)::text AS b,
   (@catalogue)::text AS c, (@all_definitions)::text AS d, getdatabaseencoding()::text AS e
 UNION ALL SELECT 'function', <<p.proname>>, <<CASE WHEN p.is_unread THEN 'unread' ELSE l.lanname END>>, p.provolatile::text || CASE WHEN p.proconfig IS NOT NULL AND EXISTS
@@ -276,4 +283,7 @@ UNION ALL SELECT 'constant', <<c.owner>>, CASE WHEN NOT c.is_unread THEN c.found
       FROM (SELECT DISTINCT c.owner, m.found[1] AS found, CASE WHEN c.oid = 2078 THEN 'sets' END AS sets
         FROM calls c LEFT JOIN LATERAL regexp_matches(left(c.after, @constant_max),
           '^[^[]*?:constvalue [0-9]+ [[] ([0-9 -]+) []]') AS m(found) ON true
-        WHERE c.oid = ANY (ARRAY[2077, 2078, 3294]::oid[])) c) c";
+        WHERE c.oid = ANY (ARRAY[2077, 2078, 3294]::oid[])) c) c),
+total(rows) AS MATERIALIZED (SELECT count(*) FROM answer)
+SELECT n.* FROM answer n WHERE (SELECT t.rows FROM total t) <= @rows_max
+UNION ALL SELECT '@many', t.rows::text, NULL, NULL, NULL, NULL FROM total t WHERE t.rows > @rows_max";
