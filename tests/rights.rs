@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+#[path = "rights/abuse.rs"]
+mod abuse;
 #[path = "rights/leaks.rs"]
 mod leaks;
 #[path = "rights/matrix.rs"]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::chain::{Flaw, Head, Verification};
+use super::chain::{Flaw, Head, Sha256, Verification};
 use super::embedded::EmbeddedStore;
 use super::keys;
 use super::store::{Durability, Range, Store, Txn, Write};
@@ -217,4 +217,23 @@ async fn commits_at_the_same_time_make_one_chain_and_a_conflict_is_told() {
     assert_eq!(fixture.verify(None).await, found, "nothing was written");
     let links = fixture.store.range(Range::of(keys::AUDIT_LINKS)).await.unwrap().entries.len() as u64;
     assert_eq!(links, found.head.sequence);
+}
+
+/// Freehold's own second write of an entry gives it its outcome. What else was in it is what it was.
+#[tokio::test]
+async fn a_head_that_was_kept_shows_an_entry_that_a_later_link_replaces() {
+    let fixture = fixture();
+    let key = fixture.record(1, "57014: canceled").await;
+    let kept = fixture.verify(None).await.head;
+
+    let written = fixture.value(&key).await;
+    let forged: Bytes = String::from_utf8(written.to_vec()).unwrap().replace("alice", "mallory").into();
+    let entries = serde_json::json!({
+        &key: { "digest": Sha256::of(&forged), "replaced": Sha256::of(&written) }
+    });
+    let link = serde_json::json!({ "previous": kept.digest, "entries": entries });
+    fixture.put(&keys::audit_link(kept.sequence + 1), serde_json::to_vec(&link).unwrap().into()).await;
+    fixture.put(&key, forged).await;
+
+    assert_eq!(fixture.verify(Some(kept)).await.flaws, [Flaw::EntryChanged { key }]);
 }

@@ -56,6 +56,7 @@ mod kept_values;
 mod kinds;
 mod ledger;
 mod lent;
+mod libraries;
 mod limits;
 mod memory;
 mod opening;

@@ -352,9 +352,11 @@ impl Session {
     ) -> Result<Result<SessionState, SnapshotError>, Ending> {
         let relay = &mut self.relay;
         let hints = relay.worker.hints(&record.database);
+        // The first session of a database asks what its code does, too, which has a time limit of its own.
+        let time_max = if hints.get().is_some() { SNAPSHOT_TIME_MAX } else { 3 * SNAPSHOT_TIME_MAX };
         let asking = snapshot(relay.backend.connection_mut(), &mut relay.tracker, &hints);
         tokio::pin!(asking);
-        if let Ok(answer) = timeout(SNAPSHOT_TIME_MAX, &mut asking).await {
+        if let Ok(answer) = timeout(time_max, &mut asking).await {
             return Ok(answer);
         }
         let Some(target) = self.registration.target() else { return Err(Ending::ServerDisconnected) };

@@ -24,7 +24,7 @@ use crate::tls::Connector;
 /// How long the server may take for the answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// Then the server ends the question itself, and any function counts as one that may do anything.
+/// Then the server ends the question itself, and any code counts as not read.
 const QUESTION_MAX: Duration = Duration::from_secs(9);
 
 /// A reading that runs or is over; dropped, it stops.

@@ -12,8 +12,9 @@
 //!    whenever these change, so the path that was set when the client prepared does not matter, only its
 //!    parameter types do.
 //! 4. LISTEN, and locks last: they may wait.
-//! 5. Set the settings that would have disturbed all this: encoding and timeouts. After them make the unnamed
-//!    statement, as its text is in the client's encoding; where the session has none, close the steps' own.
+//! 5. Set the settings that would have disturbed all this: encoding, timeouts, and whether a transaction may
+//!    have to wait before it begins. After them make the unnamed statement, as its text is in the client's
+//!    encoding; where the session has none, close the steps' own.
 //!
 //! # Why values and not SQL text
 //! Everything that a client chose travels as a parameter of the extended protocol, so nothing needs quoting.
@@ -39,9 +40,15 @@ const INTEGER_OID: u32 = 23;
 /// Settings that have values of ours while the steps run, and get the session's values at the end.
 const DEFERRED: [&str; 3] = ["client_encoding", "statement_timeout", "lock_timeout"];
 
+/// With this setting each step may wait until no serializable transaction that writes is open. So it is off
+/// while the steps run.
+const WAITS: &str = "default_transaction_deferrable";
+
 /// One step, answered by one ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::session) enum Step<'a> {
+    /// Lets transactions begin without a wait, by a command that itself waits for nothing.
+    BeginAtOnce,
     /// Sets UTF-8, no statement timeout, and this lock timeout.
     Begin(Duration),
     Unlock(AdvisoryLock),
@@ -64,6 +71,7 @@ pub(in crate::session) enum Step<'a> {
 impl fmt::Display for Step<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Step::BeginAtOnce => write!(f, "setting \"{WAITS}\""),
             Step::Begin(_) | Step::End(_) => f.write_str("setting \"client_encoding\""),
             Step::Set("role", Some(role)) => write!(f, "role \"{role}\""),
             Step::Set("session_authorization", Some(role)) => write!(f, "session authorization \"{role}\""),
@@ -112,13 +120,18 @@ pub(in crate::session) fn steps<'a>(
     }
     let deferred = DEFERRED.map(|name| new.settings.get(name).map(String::as_str));
     let deferred_differ = DEFERRED.iter().any(|&name| old.settings.get(name) != new.settings.get(name));
-    if !steps.is_empty() || deferred_differ {
+    let waits = [old, new].map(|state| state.settings.get(WAITS).map(String::as_str));
+    if !steps.is_empty() || deferred_differ || waits[0] != waits[1] {
         let lock_wait = match patience {
             LockPatience::Try => Duration::ZERO,
             LockPatience::Wait(wait) => wait,
         };
         steps.insert(0, Step::Begin(lock_wait));
         steps.push(Step::End(deferred));
+        if waits != [None; 2] {
+            steps.insert(0, Step::BeginAtOnce);
+            steps.push(Step::Set(WAITS, waits[1]));
+        }
     }
     // Every step above parses an unnamed statement of its own.
     if !steps.is_empty() || old.unnamed != new.unnamed {
@@ -141,7 +154,7 @@ fn releases<'a>(old: &'a SessionState, new: &'a SessionState, steps: &mut Vec<St
 }
 
 fn settings<'a>(old: &'a SessionState, new: &'a SessionState, login: &str, steps: &mut Vec<Step<'a>>) {
-    let is_ours = |name: &str| DEFERRED.contains(&name);
+    let is_ours = |name: &str| DEFERRED.contains(&name) || name == WAITS;
     let gone = old.settings.keys().filter(|&name| !new.settings.contains_key(name)).map(|name| (name, None));
     let set = new
         .settings
@@ -216,6 +229,7 @@ pub(in crate::session) fn oids_of(names: &[TypeName], types: &Types) -> Vec<u32>
 fn encode_step(out: &mut BytesMut, step: &Step<'_>, types: &Types) {
     let oids = |names: &[TypeName]| oids_of(names, types);
     match *step {
+        Step::BeginAtOnce => execute(out, &format!("SET {WAITS} TO off"), &[], &[]),
         Step::Begin(wait) => {
             let wait = wait.as_millis().to_string();
             defer(out, [Some("UTF8"), Some("0"), Some(&wait)]);
@@ -262,7 +276,7 @@ fn call_lock(out: &mut BytesMut, function: &str, lock: AdvisoryLock) {
     execute(out, &sql, types, &values);
 }
 
-fn execute(out: &mut BytesMut, sql: &str, types: &[u32], values: &[Option<&[u8]>]) {
+pub(in crate::session) fn execute(out: &mut BytesMut, sql: &str, types: &[u32], values: &[Option<&[u8]>]) {
     frontend::parse(out, b"", sql.as_bytes(), types);
     frontend::bind(out, b"", b"", values);
     frontend::execute(out, b"", 0);
@@ -311,6 +325,22 @@ mod tests {
             "CloseUnnamed",
         ];
         assert_eq!(described(&plain(), &new), expected);
+    }
+
+    #[test]
+    fn no_step_waits_for_the_transactions_of_others() {
+        let mut waiting = plain();
+        waiting.settings.insert(WAITS.to_owned(), "on".to_owned());
+        let mut other = waiting.clone();
+        other.settings.insert("work_mem".to_owned(), "64MB".to_owned());
+        let (begin, end) = (["BeginAtOnce", "Begin(0ns)"], ["End([None, None, None])"]);
+        let changed = [&begin[..], &["Set(\"work_mem\", Some(\"64MB\"))"], &end].concat();
+        let with_end = |steps: &[&str], last: &str| [steps, &[last, "CloseUnnamed"]].concat();
+        let (on, reset) = (format!("Set(\"{WAITS}\", Some(\"on\"))"), format!("Set(\"{WAITS}\", None)"));
+        assert_eq!(described(&waiting, &other), with_end(&changed, &on));
+        assert_eq!(described(&plain(), &waiting), with_end(&[&begin[..], &end].concat(), &on));
+        assert_eq!(described(&waiting, &plain()), with_end(&[&begin[..], &end].concat(), &reset));
+        assert_eq!(described(&waiting, &waiting), [""; 0]);
     }
 
     #[test]

@@ -17,11 +17,11 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
-use super::restore::{LockPatience, Step, Types, encode, oids_of, steps, type_names};
+use super::restore::{LockPatience, Step, Types, encode, execute, oids_of, steps, type_names};
 use crate::backend::{ConnectError, ConnectRequest, QueryError, Reply, ServerConnection, connect};
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::session::state::{
-    Hints, HintsCell, PreparedStatement, Residue, SessionState, SnapshotError, StateTracker,
+    AT_ONCE, Hints, HintsCell, PreparedStatement, Residue, SessionState, SnapshotError, StateTracker,
     TIMEOUT_TOO_SHORT, snapshot,
 };
 use crate::tls::Connector;
@@ -448,6 +448,8 @@ impl StatefulConnection {
         }
         let mut batch = BytesMut::new();
         const TEXT_OID: u32 = 25;
+        // By the settings of the session, its transactions may have to wait for those of others.
+        execute(&mut batch, AT_ONCE.trim_end_matches([';', ' ']), &[], &[]);
         frontend::parse(&mut batch, b"", b"SELECT pg_catalog.to_regtype($1)::pg_catalog.oid", &[TEXT_OID]);
         for name in &missing {
             frontend::bind(&mut batch, b"", b"", &[Some(name.as_bytes())]);
@@ -458,7 +460,8 @@ impl StatefulConnection {
         frontend::sync(&mut batch);
         self.state.unnamed = None;
         let results = self.connection.run(&batch).await?;
-        for (name, result) in missing.into_iter().zip(&results) {
+        self.drop_notices();
+        for (name, result) in missing.into_iter().zip(results.iter().skip(1)) {
             if let Some(oid) = result.value(0, 0).and_then(|oid| oid.parse().ok()) {
                 self.types.insert(name.clone(), oid);
             }

@@ -29,8 +29,8 @@ impl Effects {
     pub(crate) const UNPROVEN: Effects = Effects(128);
     /// It may prepare or deallocate statements.
     pub(crate) const STATEMENTS: Effects = Effects(256);
-    /// It may change a setting that decides how function bodies are read at their first call: PL/pgSQL keeps
-    /// what it has read for the connection's life.
+    /// It may leave what only the connection's end removes: it changes a setting that decides how function
+    /// bodies are read at their first call, or a library keeps something for itself.
     pub(crate) const READING: Effects = Effects(512);
     /// It may change how names are looked up: the search path, or the role in it.
     pub(crate) const PATH: Effects = Effects(1024);
@@ -53,6 +53,9 @@ impl Effects {
     /// state.
     pub(crate) const ANY: Effects = Effects(Effects::ASKS.0 | Effects::OPAQUE.0 | Effects::LOCKS.0);
 
+    /// Effects of code after which the connection is closed.
+    pub(crate) const LASTING: Effects = Effects::READING.with(Effects::UNPROVEN);
+
     pub(crate) const fn with(self, other: Effects) -> Effects {
         Effects(self.0 | other.0)
     }
@@ -63,6 +66,15 @@ impl Effects {
 
     pub(crate) const fn without(self, other: Effects) -> Effects {
         Effects(self.0 & !other.0)
+    }
+
+    /// The same of code that the client's text does not name. What cannot be asked for is no reason to keep
+    /// the connection with the client: it is closed after the loan, so that nothing reaches another client.
+    pub(crate) const fn closing(self) -> Effects {
+        match self.has(Effects::OPAQUE) {
+            true => self.without(Effects::OPAQUE).with(Effects::LASTING),
+            false => self,
+        }
     }
 
     pub(crate) fn is_none(self) -> bool {

@@ -101,7 +101,7 @@ fn named(folded: &[u8]) -> Effects {
     if VALUE_SETTINGS.iter().any(reads_values) || READ_BY_USERS.iter().any(|name| is_in(folded, name)) {
         effects |= Effects::VALUES;
     }
-    if touches_strings(folded) || touches_plpgsql(folded) {
+    if touches_strings(folded) || touches_plpgsql(folded) || uses_foreign(folded) {
         effects |= Effects::READING;
     }
     effects
@@ -122,6 +122,12 @@ fn touches_strings(folded: &[u8]) -> bool {
 /// Whether `standard_conforming_strings` is set at all.
 pub(crate) fn names_strings(sql: &[u8]) -> bool {
     is_in(&sql.to_ascii_lowercase(), STRINGS)
+}
+
+/// CREATE FOREIGN TABLE or IMPORT FOREIGN SCHEMA: the foreign table may be used and be gone before anything
+/// is read of it. `FOREIGN KEY` looks the same.
+fn uses_foreign(folded: &[u8]) -> bool {
+    is_in(folded, b"foreign") && (is_in(folded, b"create") || is_in(folded, b"import"))
 }
 
 /// `plpgsql.variable_conflict` and its like, which may be written with blanks and quotes.

@@ -136,7 +136,8 @@ impl ExecutionRecord {
         let is_prepared = self.notes.get().is_some_and(|noted| noted.sql_prepared_change);
         let asks = if self.state.is_lent() || is_prepared { Effects::ASKS } else { Effects::NONE };
         match self.texts.hints.as_ref().map(|hints| hints.any()) {
-            Some(any) => self.ran(any | asks, String::new),
+            // What was prepared was judged then.
+            Some(any) => self.ran(any.closing() | asks, String::new),
             None => {
                 self.texts.ran_unjudged = true;
                 self.changed();
@@ -379,8 +380,13 @@ impl ExecutionRecord {
             let verdict = self.texts.judge(&sql, self.state.freshness());
             self.ran(verdict.effects.without(Effects::DEFINES), || verdict.culprit(&sql));
         }
+        let ran_redefined = std::mem::take(&mut self.texts.ran_redefined);
         if std::mem::take(&mut self.texts.ran_unjudged) {
             self.ran(any.without(Effects::DEFINES), String::new);
+            self.loan.note(Effects::DEFINES);
+        } else if ran_redefined {
+            // Others' changes keep no connection with this client.
+            self.ran(any.closing().without(Effects::DEFINES), String::new);
             self.loan.note(Effects::DEFINES);
         }
     }
@@ -394,7 +400,7 @@ impl ExecutionRecord {
             );
         }
         self.texts.hints = None;
-        self.texts.ran_unjudged = true;
+        self.texts.ran_redefined = true;
         self.changed();
     }
 }

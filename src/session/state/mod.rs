@@ -86,7 +86,7 @@ pub use reset::{ResetOutcome, reset};
 pub(super) use residue::TEXT_SEARCH;
 pub use residue::{Residue, reads_functions_otherwise};
 pub use rows::SnapshotError;
-pub(super) use rows::{TIMEOUT_TOO_SHORT, unhex};
+pub(super) use rows::{AT_ONCE, TIMEOUT_TOO_SHORT, unhex};
 pub(in crate::session) use shape::questions as shape_questions;
 pub(in crate::session) use snapshot::fill_hints;
 pub use snapshot::snapshot;

@@ -9,6 +9,7 @@
 use bytes::BytesMut;
 
 use super::SessionState;
+use super::rows::AT_ONCE;
 use crate::session::scan::Effects;
 use crate::wire::message::frontend;
 
@@ -30,8 +31,8 @@ pub enum Residue {
     Session,
     /// Also prepared statements, those that clients share included.
     Statements,
-    /// Functions that were read under other settings, and names that are kept: they stay for the connection's
-    /// life. It is closed.
+    /// Functions that were read under other settings, names that are kept, and what libraries keep: they stay
+    /// for the connection's life. It is closed.
     Lasting,
 }
 
@@ -69,7 +70,7 @@ impl Residue {
         frontend::query(
             &mut batch,
             &format!(
-                "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; RESET {TEXT_SEARCH}; CLOSE ALL; UNLISTEN *; \
+                "{AT_ONCE}RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; RESET {TEXT_SEARCH}; CLOSE ALL; UNLISTEN *; \
                  SELECT pg_catalog.pg_advisory_unlock_all(), pg_catalog.setseed({seed}); \
                  DISCARD TEMP; DISCARD SEQUENCES; DISCARD PLANS"
             ),

@@ -1,8 +1,8 @@
 //! The answers to questions about a session: rows of texts, and what is wrong with one that is not
 //! understood.
 //!
-//! Owns how a text travels: as hexadecimal UTF-8, which no setting of the session changes. It deliberately
-//! knows no question.
+//! Owns how a text travels: as hexadecimal bytes, in UTF-8 or the encoding of the database, which no setting
+//! of the session changes. It deliberately knows no question.
 
 use crate::backend::QueryError;
 use crate::error::{Blame, Explain, Retry, SqlState};
@@ -52,9 +52,25 @@ impl Explain for SnapshotError {
     }
 }
 
-/// An SQL expression of type text, as hexadecimal UTF-8.
-pub(super) fn text(expression: &str) -> String {
-    format!("pg_catalog.encode(pg_catalog.convert_to({expression}, 'UTF8'), 'hex')")
+/// The first statement of a question: by its own settings, a client's transactions may have to wait until no
+/// serializable transaction that writes is open.
+pub(in crate::session) const AT_ONCE: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; ";
+
+/// In which encoding texts come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Utf8,
+    /// As they are stored: no text fails to be converted.
+    Database,
+}
+
+/// An SQL expression of type text, as hexadecimal bytes.
+fn text(expression: &str, encoding: Encoding) -> String {
+    let encoding = match encoding {
+        Encoding::Utf8 => "'UTF8'",
+        Encoding::Database => "pg_catalog.getdatabaseencoding()",
+    };
+    format!("pg_catalog.encode(pg_catalog.convert_to({expression}, {encoding}), 'hex')")
 }
 
 pub(super) fn hex(text: &str) -> String {
@@ -62,21 +78,24 @@ pub(super) fn hex(text: &str) -> String {
 }
 
 pub(in crate::session) fn unhex(hex: &str) -> Option<String> {
+    String::from_utf8(unhex_bytes(hex)?).ok()
+}
+
+fn unhex_bytes(hex: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     let pairs = hex.as_bytes().as_chunks::<2>();
     let bytes = pairs.0.iter().map(|[high, low]| Some((digit(*high)? * 16 + digit(*low)?) as u8));
-    let bytes: Vec<u8> = bytes.collect::<Option<_>>()?;
-    String::from_utf8(bytes).ok().filter(|_| pairs.1.is_empty())
+    bytes.collect::<Option<_>>().filter(|_| pairs.1.is_empty())
 }
 
 /// An expression between these marks stands for [`text`] of it.
-pub(super) fn expand(parts: &str, marks: (&str, &str)) -> String {
+pub(super) fn expand(parts: &str, marks: (&str, &str), encoding: Encoding) -> String {
     let mut sql = String::with_capacity(parts.len() * 2);
     let mut rest = parts;
     while let Some((before, after)) = rest.split_once(marks.0) {
         sql.push_str(before);
         let (expression, tail) = after.split_once(marks.1).unwrap_or((after, ""));
-        sql.push_str(&text(expression));
+        sql.push_str(&text(expression, encoding));
         rest = tail;
     }
     sql.push_str(rest);
@@ -114,6 +133,11 @@ impl<'a> Fields<'a> {
 
     pub(super) fn text(&self, field: usize) -> Result<String, SnapshotError> {
         unhex(self.plain(field)?).ok_or_else(|| self.unexpected(field))
+    }
+
+    /// A text in the encoding in which it was asked for.
+    pub(super) fn bytes(&self, field: usize) -> Result<Vec<u8>, SnapshotError> {
+        unhex_bytes(self.plain(field)?).ok_or_else(|| self.unexpected(field))
     }
 
     pub(super) fn number<N: std::str::FromStr>(&self, field: usize) -> Result<N, SnapshotError> {

@@ -7,6 +7,7 @@
 
 use bytes::BytesMut;
 
+use super::rows::AT_ONCE;
 use crate::wire::message::frontend;
 
 /// Differs after each change of a relation, column, type, function, operator, cast, schema, collation,
@@ -49,9 +50,9 @@ const DIGEST: &str = "WITH own(oid) AS MATERIALIZED (SELECT n.oid FROM pg_namesp
 /// answer.
 pub(in crate::session) fn questions(with_digest: bool) -> BytesMut {
     let mut batch = BytesMut::new();
-    frontend::query(&mut batch, &format!("{UNDISTURBED}SELECT ({CHANGES})::pg_catalog.text"));
+    frontend::query(&mut batch, &format!("{AT_ONCE}{UNDISTURBED}SELECT ({CHANGES})::pg_catalog.text"));
     if with_digest {
-        frontend::query(&mut batch, &format!("{UNDISTURBED}{DIGEST}"));
+        frontend::query(&mut batch, &format!("{AT_ONCE}{UNDISTURBED}{DIGEST}"));
     }
     batch
 }

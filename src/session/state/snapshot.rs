@@ -17,17 +17,17 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::hints::{self, ALL_DEFINITIONS, DEFINITIONS, ROWS_MAX};
+use super::hints::{self, ALL_DEFINITIONS, DEFINITIONS, MANY};
 use super::lock_counts::key_of_row;
-use super::rows::{Fields, Rows, SnapshotError, expand, hex, unhex};
+use super::rows::{AT_ONCE, Encoding, Fields, Rows, SnapshotError, expand, hex, unhex};
 use super::shape::CHANGES;
 use super::{AdvisoryLock, Hints, HintsCell, PreparedStatement, SessionState, StateTracker, TypeName};
 use crate::backend::ServerConnection;
 use crate::session::scan;
 use crate::wire::message::frontend;
 
-/// How long a client waits for the question for a database's code; then any code counts as one that may do
-/// anything. Shorter than the wait for a session's state.
+/// How long a client waits for the question for a database's code; without an answer, connections are closed
+/// after each loan. Shorter than the wait for a session's state.
 const HINTS_TIME_MAX: Duration = Duration::from_millis(1500);
 
 /// Takes the state of the session at a boundary, in one round trip; in two for the first session of a
@@ -94,37 +94,67 @@ async fn known_hints(
     let _asking = hints.asking().await;
     match hints.get() {
         Some(known) => Ok(Arc::clone(known)),
-        None => Ok(hints.fill(read_hints(connection, unnamed, hints, time_max).await?)),
+        None => match read_hints(connection, unnamed, hints, time_max).await? {
+            Some(read) => Ok(hints.fill(read)),
+            None if has_own_settings(connection, unnamed).await? && hints.may_fail_again() => {
+                Ok(hints.unread())
+            }
+            None => Ok(hints.fill(hints.unread())),
+        },
     }
 }
 
+/// Whether the client has changed settings, which may be why it gets no answer.
+async fn has_own_settings(
+    connection: &mut ServerConnection,
+    unnamed: Option<&[u8]>,
+) -> Result<bool, SnapshotError> {
+    const OWN: &str = "SELECT FROM pg_catalog.pg_settings s \
+        WHERE s.source OPERATOR(pg_catalog.=) 'session' LIMIT 1";
+    match ask(connection, OWN, unnamed).await {
+        Ok(rows) => Ok(!rows.is_empty()),
+        Err(SnapshotError::Refused { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// `None`: there was no answer, which may be due to the session.
 async fn read_hints(
     connection: &mut ServerConnection,
     unnamed: Option<&[u8]>,
     hints: &HintsCell,
     time_max: Duration,
-) -> Result<Arc<Hints>, SnapshotError> {
+) -> Result<Option<Arc<Hints>>, SnapshotError> {
     if let Some((before, question)) = hints.before()
         && before.are_right(&ask(connection, &question, unnamed).await?)
     {
-        return Ok(Arc::clone(before));
+        return Ok(Some(Arc::clone(before)));
     }
     let began = Instant::now();
     let rows = match ask(connection, &hints::sql(time_max), unnamed).await {
-        Err(SnapshotError::Refused { fields }) if began.elapsed() >= time_max => {
+        // A cancel request of the client's has hit it.
+        Err(error) if error.is_too_slow() && began.elapsed() < time_max => return Err(error),
+        Err(SnapshotError::Refused { fields }) => {
+            let error = fields.message();
             tracing::warn!(
-                error = fields.message(),
-                "what functions do was not read in time: any may do anything"
+                error,
+                "what functions do could not be read: connections are closed after each loan"
             );
-            return Ok(hints.unread());
+            return Ok(None);
         }
         rows => rows?,
     };
-    if rows.len() > ROWS_MAX {
-        tracing::warn!(rows = rows.len(), "what functions do is too much to be read: any may do anything");
-        return Ok(hints.unread());
+    if let [row] = &rows[..]
+        && Fields::of(row).kind() == MANY
+    {
+        let count = Fields::of(row).number::<usize>(1)?;
+        tracing::warn!(
+            rows = count,
+            "what functions do is too much to be read: connections are closed after each loan"
+        );
+        return Ok(Some(hints.unread()));
     }
-    Ok(Arc::new(Hints::from_rows(&rows).await?))
+    Ok(Some(Arc::new(Hints::from_rows(&rows).await?)))
 }
 
 /// Runs `sql`, and parses the unnamed statement again in the same round trip. If the server refuses that now
@@ -135,7 +165,7 @@ async fn ask(
     unnamed: Option<&[u8]>,
 ) -> Result<Rows, SnapshotError> {
     let mut batch = BytesMut::with_capacity(sql.len() + unnamed.map_or(0, <[u8]>::len) + 32);
-    frontend::query(&mut batch, sql);
+    frontend::query(&mut batch, &[AT_ONCE, sql].concat());
     if let Some(body) = unnamed {
         frontend::parse_again(&mut batch, body);
         frontend::sync(&mut batch);
@@ -176,7 +206,7 @@ fn sql(tracker: &StateTracker) -> String {
     };
     let bounded = BOUNDED.replace("@parts", &parts(tracker)).replace("@is_shared", &is_shared);
     let bounded = bounded.replace("@row", &ROW_BYTES.to_string()).replace("@max", &bytes_max.to_string());
-    expand(&bounded, ("{", "}"))
+    expand(&bounded, ("{", "}"), Encoding::Utf8)
 }
 
 fn parts(tracker: &StateTracker) -> String {

@@ -32,6 +32,8 @@ pub(in crate::session) struct TextJudge {
     doubts_literals: bool,
     /// Something ran that could not be judged, and its text is not kept.
     pub(super) ran_unjudged: bool,
+    /// Another session has changed definitions while something ran.
+    pub(super) ran_redefined: bool,
     /// Of a message that is too large to be held as a whole.
     pub(super) large: Pieces,
     /// What is known of functions.

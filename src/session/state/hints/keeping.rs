@@ -173,10 +173,10 @@ impl Keeping {
     }
 
     /// Reads the body of a function in PL/pgSQL.
-    pub(super) fn declarations(&mut self, body: &str) -> Effects {
+    pub(super) fn declarations(&mut self, body: &[u8]) -> Effects {
         let mut effects = Effects::NONE;
         let by_path = |is_ambiguous: bool| if is_ambiguous { Effects::BY_PATH } else { Effects::NONE };
-        scan::declared(body.as_bytes(), &mut |kept| {
+        scan::declared(body, &mut |kept| {
             effects |= match kept {
                 Kept::Type(name) => {
                     if !self.names.contains(element(name)) {
@@ -196,7 +196,7 @@ impl Keeping {
     }
 
     /// Reads the body of a function in SQL, as text.
-    pub(super) fn inlined(&mut self, owner: &[u8], body: &str) {
+    pub(super) fn inlined(&mut self, owner: &[u8], body: &[u8]) {
         if let Some((names, by_values)) = self.used(owner, body) {
             if !by_values.is_none() {
                 *self.by_values.entry(owner.into()).or_default() |= by_values;
@@ -210,7 +210,7 @@ impl Keeping {
     ///
     /// Literals in it are read again after a connection was cleaned. A kept result counts where it is
     /// computed, whatever the body.
-    pub(super) fn computed(&mut self, owner: &[u8], body: &str) {
+    pub(super) fn computed(&mut self, owner: &[u8], body: &[u8]) {
         self.used(owner, body);
     }
 
@@ -222,7 +222,7 @@ impl Keeping {
     }
 
     /// The names in a body, and the effects of its literals; `None`: no expression keeps any.
-    fn used(&mut self, owner: &[u8], body: &str) -> Option<(Vec<Name>, Effects)> {
+    fn used(&mut self, owner: &[u8], body: &[u8]) -> Option<(Vec<Name>, Effects)> {
         if self.keepers.is_empty() {
             return None;
         }
@@ -230,7 +230,7 @@ impl Keeping {
         let (mut called, mut bound): (HashSet<Name>, HashSet<Name>) = Default::default();
         let (mut is_any, mut is_ambiguous, mut by_values) = (false, false, Effects::NONE);
         let (mut goes_on, mut work) = (false, 0);
-        scan::used(body.as_bytes(), &mut |used| match used {
+        scan::used(body, &mut |used| match used {
             Used::Name(name) => {
                 is_ambiguous |= self.ambiguous.all.contains(name);
                 if !names.contains(name) {

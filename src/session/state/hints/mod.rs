@@ -26,16 +26,18 @@ mod trees;
 mod verdicts;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, MutexGuard};
 
 use self::question::CATALOGUE;
-pub(super) use self::question::{ALL_DEFINITIONS, DEFINITIONS, sql};
+pub(super) use self::question::{ALL_DEFINITIONS, DEFINITIONS, MANY, sql};
 use self::reading::Reading;
 use self::verdicts::Verdicts;
 use super::rows::{Fields, Rows, SnapshotError};
+use crate::error::chain;
 use crate::session::scan::{self, Backslashes, Effects, Names, OpaqueNames, Verdict};
 
 /// Shared by the sessions of a database on one worker.
@@ -73,7 +75,7 @@ pub struct Hints {
     /// [`CATALOGUE`] at that moment.
     catalogue: Option<i64>,
     verdicts: Verdicts,
-    /// The question took too long, or its answer was too long: nothing is known.
+    /// The question got no answer, or one that is too long: nothing is known.
     unread: Option<Unread>,
     /// Names that, when used, ask for sequence values that the session drew.
     memory_readers: Vec<Box<[u8]>>,
@@ -94,9 +96,6 @@ struct Unread {
 const REST_MIN: Duration = Duration::from_secs(20);
 const REST_MAX: Duration = Duration::from_secs(600);
 
-/// A longer answer is not read.
-pub(super) const ROWS_MAX: usize = 150_000;
-
 /// The hints of a database, or room for them: filled by the first session that asks.
 #[derive(Debug, Default)]
 pub struct HintsCell {
@@ -105,7 +104,15 @@ pub struct HintsCell {
     asking: Mutex<()>,
     /// The previous hints, which may still be right.
     before: Option<Arc<Hints>>,
+    /// Names of custom settings that the database's code mentioned before definitions changed.
+    settings_before: Vec<String>,
+    /// Sessions with settings of their own that asked and got no answer.
+    failed: AtomicU32,
 }
+
+/// Sessions with settings of their own whose failure does not count for other sessions: each waits for the
+/// question.
+const OWN_FAILURES_MAX: u32 = 2;
 
 impl HintsCell {
     pub fn of(hints: Arc<Hints>) -> HintsCell {
@@ -126,14 +133,22 @@ impl HintsCell {
     pub(in crate::session) fn outdated(&self) -> HintsCell {
         match self.answer.get().or(self.before.as_ref()) {
             Some(before) if before.unread.is_some() => self.to_be_checked(),
-            _ => HintsCell::default(),
+            Some(before) => HintsCell { settings_before: before.settings.clone(), ..HintsCell::default() },
+            None => HintsCell { settings_before: self.settings_before.clone(), ..HintsCell::default() },
         }
     }
 
     /// Hints for a database whose code could not be read.
     pub(super) fn unread(&self) -> Arc<Hints> {
         let last = self.before.as_ref().and_then(|before| before.unread);
-        Arc::new(Hints::unread(last.map_or(REST_MIN, |last| (last.rest * 2).min(REST_MAX))))
+        let rest = last.map_or(REST_MIN, |last| (last.rest * 2).min(REST_MAX));
+        let settings = self.before.as_ref().map_or(&self.settings_before, |before| &before.settings);
+        Arc::new(Hints { settings: settings.clone(), ..Hints::unread(rest) })
+    }
+
+    /// A session with settings of its own got no answer. `true`: another one may get one.
+    pub(super) fn may_fail_again(&self) -> bool {
+        self.failed.fetch_add(1, Ordering::Relaxed) < OWN_FAILURES_MAX
     }
 
     pub fn get(&self) -> Option<&Arc<Hints>> {
@@ -171,7 +186,10 @@ impl Hints {
         let (mut major, mut definitions, mut catalogue, mut all_definitions) = (0, None, None, None);
         // These rows are needed to read the others.
         for row in rows {
-            reading.names_row(&Fields::of(row))?;
+            let fields = Fields::of(row);
+            if reading.names_row(&fields).is_err() {
+                reading.unseen();
+            }
         }
         for row in rows {
             let fields = Fields::of(row);
@@ -180,8 +198,9 @@ impl Hints {
                 definitions = fields.optional_number(2)?;
                 catalogue = fields.optional_number(3)?;
                 all_definitions = fields.optional_number(4)?;
-            } else {
-                reading.row(&fields)?;
+            } else if let Err(error) = reading.row(&fields) {
+                tracing::debug!(error = %chain(&error), "a part of what functions do is not understood");
+                reading.unseen();
             }
             if reading.is_turn_over() {
                 tokio::task::yield_now().await;
@@ -197,10 +216,12 @@ impl Hints {
         Ok(hints)
     }
 
-    /// Nothing is known: any text may do anything.
+    /// Nothing is known: after any text, the state is asked for, and the connection is closed.
+    ///
+    /// No client keeps its connection because of that: otherwise one role could take all connections of the
+    /// database from the others.
     fn unread(rest: Duration) -> Hints {
-        let all =
-            Effects::ANY | Effects::UNPROVEN | Effects::FINDS | Effects::BY_PATH | scan::decided_by(None);
+        let all = unseen();
         Hints {
             id: rand::random_range(1..u32::MAX),
             implied: all,
@@ -322,9 +343,17 @@ impl Names for Known<'_> {
         self.0.on_definition
     }
 
+    /// What runs here was prepared or defined before: if the client named code with effects that cannot be
+    /// asked for, that was seen then.
     fn any(&mut self) -> Effects {
-        self.0.any()
+        self.0.any().closing()
     }
+}
+
+/// The effects of code that was not read: nothing of it reaches another client.
+fn unseen() -> Effects {
+    let kept = Effects::FINDS | Effects::BY_PATH | Effects::BY_VALUES;
+    Effects::ANY.closing() | Effects::STATEMENTS | kept | scan::decided_by(None)
 }
 
 /// The name of a type, from the name of its array type.

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::super::rows::{Fields, SnapshotError};
-use super::Hints;
 use super::keeping::{Keeping, add};
+use super::{Hints, unseen};
 use crate::session::scan::{
     self, Backslashes, Dialect, Effects, Meaning, Names, ScanFinding, SettingName, judge_body,
 };
@@ -22,7 +22,7 @@ const ROW_BYTES: usize = 64;
 const PLAIN_EXTENSIONS: &str = "plpgsql adminpack amcheck autoinc bloom btree_gin btree_gist citext cube earthdistance file_fdw \
     fuzzystrmatch hstore insert_username intagg intarray lo ltree moddatetime old_snapshot pageinspect pg_buffercache \
     pg_freespacemap pg_prewarm pg_stat_statements pg_surgery pg_visibility pg_walinspect pgcrypto pgrowlocks pgstattuple \
-    postgres_fdw seg sslinfo tcn unaccent uuid-ossp postgis vector";
+    postgres_fdw seg sslinfo tcn tsm_system_rows tsm_system_time unaccent uuid-ossp dict_int dict_xsyn postgis vector";
 
 /// Extensions with functions in C that change settings which PostgreSQL lists.
 const SETTING_EXTENSIONS: &str = "pg_trgm";
@@ -47,20 +47,19 @@ struct Function {
     extension: Option<String>,
     /// The text, for SQL or another language; for an internal function, the built-in function that it is, if
     /// that is not harmless. `None`: it is in C, or stored as a tree.
-    body: Option<String>,
+    body: Option<Vec<u8>>,
 }
 
 impl Function {
     fn read(fields: &Fields<'_>) -> Result<Function, SnapshotError> {
-        let optional = |at| if fields.is_there(at) { fields.text(at).map(Some) } else { Ok(None) };
         Ok(Function {
-            name: fields.text(1)?.into_bytes().into(),
+            name: fields.bytes(1)?.into(),
             language: fields.text(2)?,
             is_volatile: fields.plain(3)?.starts_with('v'),
             is_immutable: fields.plain(3)?.starts_with('i'),
             has_own_path: fields.plain(3)?.ends_with('p'),
-            extension: optional(4)?,
-            body: optional(5)?,
+            extension: fields.is_there(4).then(|| fields.text(4)).transpose()?,
+            body: fields.is_there(5).then(|| fields.bytes(5)).transpose()?,
         })
     }
 
@@ -71,9 +70,14 @@ impl Function {
             ("c" | "internal", _) => Effects::NONE,
             // Only PostgreSQL's own code.
             _ if self.is_of(INITDB) => Effects::NONE,
-            (_, Some(body)) => Effects::UNPROVEN | scan::touched_by_body(body.as_bytes()),
+            (_, Some(body)) => Effects::UNPROVEN | scan::touched_by_body(body),
             (_, None) => Effects::UNPROVEN,
         }
+    }
+
+    /// In C, of an extension that changes no session beyond what is listed here.
+    fn is_known(&self) -> bool {
+        [PLAIN_EXTENSIONS, SETTING_EXTENSIONS, INITDB].iter().any(|extensions| self.is_of(extensions))
     }
 
     fn is_of(&self, extensions: &str) -> bool {
@@ -95,6 +99,13 @@ pub(super) struct Reading {
     /// The names that a connection keeps for its life.
     keeping: Keeping,
     has_login_trigger: bool,
+    /// The encoding of the database.
+    is_utf8: bool,
+    /// Functions in C of extensions that are not known: whatever they are declared, a library may keep
+    /// something for itself.
+    libraries: Vec<Box<[u8]>>,
+    /// Functions that extensions use in operators, casts and operator families of their own.
+    of_extensions: Vec<Box<[u8]>>,
     /// Names that ask, by themselves, for sequence values that the session drew.
     memory_readers: HashSet<Box<[u8]>>,
     /// Bytes of bodies and trees, and an allowance for each row, since [`Reading::is_turn_over`] last
@@ -174,15 +185,15 @@ impl Reading {
         let effects = match (&*function.language, &function.body) {
             ("c", _) if function.is_of(TEXT_EXTENSIONS) => Effects::ANY,
             ("c", _) if function.is_volatile && function.is_of(SETTING_EXTENSIONS) => Effects::ASKS,
-            ("c", _)
-                if function.is_volatile && !function.is_of(PLAIN_EXTENSIONS) && !function.is_of(INITDB) =>
-            {
-                Effects::ANY
+            ("c", _) if function.is_volatile && !function.is_known() => Effects::ANY,
+            ("c", _) if !function.is_known() => {
+                self.libraries.push(function.name.clone());
+                Effects::NONE
             }
             // What is stored as a tree has the effects of what it uses; an aggregate, too.
             ("c", _) | ("sql" | "internal", None) => Effects::NONE,
             // Another name of a built-in function that is not harmless.
-            ("internal", Some(other)) => match scan::meaning(other.as_bytes()) {
+            ("internal", Some(other)) => match scan::meaning(other) {
                 Some(Meaning::Asks) => Effects::ASKS,
                 // Calls of it are not recognised by name.
                 _ => Effects::ANY,
@@ -201,7 +212,8 @@ impl Reading {
                 let by_path = if function.has_own_path { Effects::BY_PATH } else { Effects::NONE };
                 self.body(&function.name, body, Dialect::PlPgSql) | kept.without(by_path)
             }
-            ("unread", _) => Effects::ANY | Effects::FINDS | self.keeping.whatever(),
+            // Others may have filled the limit.
+            ("unread", _) => unseen() | self.keeping.whatever(),
             _ => Effects::ANY,
         };
         self.add(&function.name, effects | function.unproven());
@@ -210,21 +222,21 @@ impl Reading {
 
     /// Settings in a function's definition hold while it runs, and for whatever it calls: each as
     /// `name=value`.
-    fn config(&mut self, owner: &[u8], settings: &str) {
-        for setting in settings.lines() {
+    fn config(&mut self, owner: &[u8], settings: &[u8]) {
+        for setting in settings.split(|&byte| byte == b'\n') {
             // A seed is not reset when the function ends.
-            let lasting = if setting.starts_with("seed=") { Effects::ANY } else { Effects::NONE };
-            self.add(owner, Effects::UNPROVEN | scan::touched(setting.as_bytes()) | lasting);
+            let lasting = if setting.starts_with(b"seed=") { Effects::ANY } else { Effects::NONE };
+            self.add(owner, Effects::UNPROVEN | scan::touched(setting) | lasting);
         }
     }
 
-    fn body(&mut self, owner: &[u8], body: &str, dialect: Dialect) -> Effects {
+    fn body(&mut self, owner: &[u8], body: &[u8], dialect: Dialect) -> Effects {
         self.read += body.len();
-        if scan::reads_memory(body.as_bytes()) {
+        if scan::reads_memory(body) {
             self.memory_readers.insert(owner.into());
         }
         let mut mentioned = Mentioned::default();
-        let effects = judge_body(body.as_bytes(), dialect, &mut mentioned);
+        let effects = judge_body(body, dialect, &mut mentioned);
         for name in mentioned.names {
             self.users.entry(name).or_default().push(owner.into());
         }
@@ -234,19 +246,31 @@ impl Reading {
         if mentioned.reaches_any {
             self.users.entry(ANY_NAME.into()).or_default().push(owner.into());
         }
-        scan::scan_body(body.as_bytes(), Backslashes::Literal, &mut |finding| {
+        let mut settings = Vec::new();
+        scan::scan_body(body, Backslashes::Literal, &mut |finding| {
             if let ScanFinding::Setting(name) = finding {
-                self.setting(name);
+                settings.push(name);
             }
         });
-        effects
+        settings.into_iter().fold(effects, |effects, name| effects | self.setting(name))
     }
 
-    fn setting(&mut self, name: String) {
+    /// Returns the effects of code that sets it, if it cannot be asked for: a name that is not written in
+    /// UTF-8 would make the question for a session's state fail.
+    fn setting(&mut self, name: String) -> Effects {
+        if !(self.is_utf8 || name.is_ascii()) {
+            return Effects::ANY;
+        }
         let is_known = self.settings.iter().any(|known| known.eq_ignore_ascii_case(&name));
         if !is_known && self.settings.len() < SETTINGS_MAX {
             self.settings.push(name);
         }
+        Effects::NONE
+    }
+
+    /// A part of the answer that is not understood may hold for any text.
+    pub(super) fn unseen(&mut self) {
+        self.add(IMPLIED, unseen());
     }
 
     #[cfg(test)]
@@ -268,11 +292,12 @@ impl Reading {
     /// Reads a row that is needed to read the names in other rows.
     pub(super) fn names_row(&mut self, fields: &Fields<'_>) -> Result<(), SnapshotError> {
         match fields.kind() {
-            "twice" => self.keeping.ambiguous(fields.text(1)?.as_bytes(), fields.plain(2)?),
+            "twice" => self.keeping.ambiguous(&fields.bytes(1)?, fields.plain(2)?),
             "keeps" => {
-                self.keeping.keeps(fields.text(1)?.as_bytes(), fields.text(2)?.as_bytes());
+                self.keeping.keeps(&fields.bytes(1)?, &fields.bytes(2)?);
             }
             "classes" if fields.is_there(2) => self.keeping.classes(fields.plain(2)?),
+            "server" => self.is_utf8 = fields.plain(5).is_ok_and(|encoding| encoding == "UTF8"),
             _ => {}
         }
         Ok(())
@@ -282,34 +307,42 @@ impl Reading {
         self.read += ROW_BYTES;
         match fields.kind() {
             "function" => self.function(Function::read(fields)?),
-            "uses" => self.uses(fields.text(1)?.as_bytes(), fields.text(2)?.as_bytes()),
-            "opaque" => self.add(fields.text(1)?.as_bytes(), Effects::ANY),
-            "config" if fields.is_there(2) => self.config(fields.text(1)?.as_bytes(), &fields.text(2)?),
-            "config" => self.add(fields.text(1)?.as_bytes(), any_setting()),
+            "uses" => self.uses(&fields.bytes(1)?, &fields.bytes(2)?),
+            "own" => self.of_extensions.push(fields.bytes(2)?.into()),
+            "unseen" => self.add(&fields.bytes(1)?, unseen()),
+            "foreign" => self.add(&fields.bytes(1)?, Effects::LASTING),
+            "opaque" => self.add(&fields.bytes(1)?, Effects::ANY),
+            "config" if fields.is_there(2) => self.config(&fields.bytes(1)?, &fields.bytes(2)?),
+            "config" => self.add(&fields.bytes(1)?, any_setting()),
             "twice" | "keeps" | "classes" => {}
             "tree" => {
                 let (owner, tree) =
-                    (fields.text(1)?, fields.is_there(2).then(|| fields.text(2)).transpose()?);
+                    (fields.bytes(1)?, fields.is_there(2).then(|| fields.bytes(2)).transpose()?);
+                // Only names in it may have other characters.
+                let tree = tree.as_deref().map(String::from_utf8_lossy);
                 match fields.is_there(3) {
-                    true => self.keeping.tree_of_function(owner.as_bytes(), tree.as_deref()),
-                    false => self.keeping.tree(owner.as_bytes(), tree.as_deref()),
+                    true => self.keeping.tree_of_function(&owner, tree.as_deref()),
+                    false => self.keeping.tree(&owner, tree.as_deref()),
                 }
             }
             "thesaurus" => self.add(IMPLIED, Effects::BY_PATH),
             "login" => self.has_login_trigger = true,
-            "trigger" => self.triggers.push(fields.text(1)?.into_bytes().into()),
+            "trigger" => self.triggers.push(fields.bytes(1)?.into()),
             "constant" if !fields.is_there(2) => {
                 if fields.is_there(3) {
-                    self.add(fields.text(1)?.as_bytes(), any_setting());
+                    self.add(&fields.bytes(1)?, any_setting());
                 }
             }
             "constant" => {
                 let name = constant(fields.plain(2)?);
                 if fields.is_there(3) {
-                    self.add(fields.text(1)?.as_bytes(), scan::decided_by(Some(&name)));
+                    self.add(&fields.bytes(1)?, scan::decided_by(Some(&name)));
                 }
                 if let SettingName::Custom(name) = SettingName::of(&name) {
-                    self.setting(name);
+                    let effects = self.setting(name);
+                    if fields.is_there(3) {
+                        self.add(&fields.bytes(1)?, effects);
+                    }
                 }
             }
             _ => return Err(fields.unexpected(0)),
@@ -319,7 +352,7 @@ impl Reading {
 
     /// Gives every user of a name the effects of that name, directly and through others.
     fn spread(&mut self) {
-        let reach_any = self.users.remove(ANY_NAME).unwrap_or_default();
+        let reach_any = self.users.get(ANY_NAME).cloned().unwrap_or_default();
         let mut changed: Vec<Box<[u8]>> = self.effects.keys().cloned().collect();
         let mut all = Effects::NONE;
         while let Some(name) = changed.pop() {
@@ -358,7 +391,16 @@ impl Reading {
             self.add(&owner, effects);
         }
         self.spread();
-        let implied = self.effects.remove(IMPLIED).unwrap_or_default();
+        // An extension's own operators are believed to change nothing: no text names them.
+        let of_extensions = self.of_extensions.iter().filter_map(|name| self.effects.get(name));
+        let of_extensions = of_extensions.fold(Effects::NONE, |all, &one| all | one);
+        if !self.libraries.is_empty() {
+            for name in std::mem::take(&mut self.libraries) {
+                self.add(&name, Effects::LASTING);
+            }
+            self.spread();
+        }
+        let implied = (self.effects.remove(IMPLIED).unwrap_or_default() | of_extensions).closing();
         let effects = self.triggers.iter().filter_map(|name| self.effects.get(name));
         let on_definition = effects.fold(Effects::NONE, |all, &one| all | one);
         let mut hints = Hints {
@@ -386,9 +428,9 @@ impl Reading {
     }
 }
 
-/// The effects of code that may set any setting, by whatever name.
+/// The effects of code that sets a setting of a name that was not read: others may have filled the limit.
 fn any_setting() -> Effects {
-    Effects::ANY | Effects::UNPROVEN | scan::decided_by(None)
+    Effects::ANY.closing() | scan::decided_by(None)
 }
 
 /// The effects of a built-in function that is not harmless, where it stands in a body or a tree.
