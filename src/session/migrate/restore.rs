@@ -335,7 +335,9 @@ mod tests {
         other.settings.insert("work_mem".to_owned(), "64MB".to_owned());
         let (begin, end) = (["BeginAtOnce", "Begin(0ns)"], ["End([None, None, None])"]);
         let changed = [&begin[..], &["Set(\"work_mem\", Some(\"64MB\"))"], &end].concat();
-        let with_end = |steps: &[&str], last: &str| [steps, &[last, "CloseUnnamed"]].concat();
+        fn with_end<'a>(steps: &[&'a str], last: &'a str) -> Vec<&'a str> {
+            [steps, &[last, "CloseUnnamed"]].concat()
+        }
         let (on, reset) = (format!("Set(\"{WAITS}\", Some(\"on\"))"), format!("Set(\"{WAITS}\", None)"));
         assert_eq!(described(&waiting, &other), with_end(&changed, &on));
         assert_eq!(described(&plain(), &waiting), with_end(&[&begin[..], &end].concat(), &on));
