@@ -88,9 +88,19 @@ async fn known_hints(
     hints: &HintsCell,
     time_max: Duration,
 ) -> Result<Arc<Hints>, SnapshotError> {
-    if let Some(known) = hints.get() {
-        return Ok(Arc::clone(known));
+    match hints.get() {
+        Some(known) => Ok(Arc::clone(known)),
+        // Boxed: it is seldom asked, and would make the task of each session larger.
+        None => Box::pin(ask_for_hints(connection, unnamed, hints, time_max)).await,
     }
+}
+
+async fn ask_for_hints(
+    connection: &mut ServerConnection,
+    unnamed: Option<&[u8]>,
+    hints: &HintsCell,
+    time_max: Duration,
+) -> Result<Arc<Hints>, SnapshotError> {
     let _asking = hints.asking().await;
     match hints.get() {
         Some(known) => Ok(Arc::clone(known)),

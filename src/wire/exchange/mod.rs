@@ -44,6 +44,7 @@ use super::message::frontend::tag as request;
 
 /// Highest number of unanswered requests; beyond it the client is not read until the server answers.
 pub const PENDING_MAX: usize = 16 * 1024;
+const _: () = assert!(2 * PENDING_MAX < pending::MAX);
 
 /// Highest number of candidate states: a failing COPY adds one for each Sync that it may have read, and the
 /// next such COPY multiplies them. A client that pipelines more has no boundary any more.
@@ -91,7 +92,7 @@ pub struct Exchange {
     untouched: bool,
     candidate: Candidate,
     /// The other candidates; almost always none.
-    others: Vec<Candidate>,
+    others: Box<[Candidate]>,
     /// There were too many candidates to follow: the remaining ones prove nothing.
     lost: bool,
 }
@@ -117,7 +118,7 @@ impl Exchange {
             status: TransactionStatus::Idle,
             untouched: false,
             candidate,
-            others: Vec::new(),
+            others: Box::default(),
             lost: false,
         }
     }
@@ -316,7 +317,7 @@ impl Exchange {
         possible.truncate(max);
         if let Some(candidate) = possible.pop() {
             self.candidate = candidate;
-            self.others = possible;
+            self.others = possible.into();
         }
         self.merge();
     }
@@ -326,21 +327,25 @@ impl Exchange {
         if !self.candidates().any(|candidate| candidate.expects(tag)) {
             return;
         }
-        self.others.retain(|candidate| candidate.expects(tag));
+        let mut others = std::mem::take(&mut self.others).into_vec();
+        others.retain(|candidate| candidate.expects(tag));
         if !self.candidate.expects(tag)
-            && let Some(candidate) = self.others.pop()
+            && let Some(candidate) = others.pop()
         {
             self.candidate = candidate;
         }
+        self.others = others.into();
     }
 
     /// Merges equal candidates.
     fn merge(&mut self) {
+        let mut others: Vec<Candidate> = Vec::new();
         for candidate in std::mem::take(&mut self.others) {
-            if !self.candidates().any(|known| *known == candidate) {
-                self.others.push(candidate);
+            if candidate != self.candidate && !others.contains(&candidate) {
+                others.push(candidate);
             }
         }
+        self.others = others.into();
     }
 }
 

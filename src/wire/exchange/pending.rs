@@ -45,42 +45,41 @@ impl PendingReply {
     }
 }
 
-/// Counts of some kinds.
+/// Counts of some kinds. Small, because each session has them: there are never more than [`MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Counts {
-    extended: usize,
-    queries: usize,
-    calls: usize,
-    syncs: usize,
-    syncs_in_copy: usize,
-    /// Extended ones by their answers.
-    requests: usize,
+    /// Those that a ReadyForQuery answers.
+    reports: u16,
+    syncs: u16,
+    /// Those that may ask for data.
+    commands: u16,
 }
 
+/// More cannot be counted; the client is not read long before.
+pub(super) const MAX: usize = u16::MAX as usize;
+
 impl Counts {
-    fn of(&mut self, reply: PendingReply) -> Option<&mut usize> {
-        match reply {
-            PendingReply::Extended { .. } => Some(&mut self.extended),
-            PendingReply::Query => Some(&mut self.queries),
-            PendingReply::FunctionCall => Some(&mut self.calls),
-            PendingReply::Sync => Some(&mut self.syncs),
-            PendingReply::SyncInCopy => Some(&mut self.syncs_in_copy),
-            PendingReply::CopyEnd => None,
+    fn of(reply: PendingReply) -> Counts {
+        let is_command = matches!(reply, PendingReply::Extended { .. } | PendingReply::Query);
+        Counts {
+            reports: u16::from(reply.reports()),
+            syncs: u16::from(reply == PendingReply::Sync),
+            commands: u16::from(is_command),
         }
     }
 
     fn add(&mut self, reply: PendingReply) {
-        self.requests += reply.requests();
-        if let Some(count) = self.of(reply) {
-            *count += 1;
-        }
+        let one = Counts::of(reply);
+        self.reports += one.reports;
+        self.syncs += one.syncs;
+        self.commands += one.commands;
     }
 
     fn remove(&mut self, reply: PendingReply) {
-        self.requests -= reply.requests();
-        if let Some(count) = self.of(reply) {
-            *count -= 1;
-        }
+        let one = Counts::of(reply);
+        self.reports -= one.reports;
+        self.syncs -= one.syncs;
+        self.commands -= one.commands;
     }
 }
 
@@ -90,7 +89,7 @@ pub(super) struct Pending {
     queue: VecDeque<PendingReply>,
     counts: Counts,
     /// So many at the front are neither extended nor a Sync.
-    others_in_front: usize,
+    others_in_front: u16,
 }
 
 impl Pending {
@@ -120,7 +119,6 @@ impl Pending {
         match self.queue.back_mut() {
             Some(PendingReply::Extended { answers }) if *answers < u32::MAX => {
                 *answers += 1;
-                self.counts.requests += 1;
             }
             _ => self.push(PendingReply::Extended { answers: 1 }),
         }
@@ -139,7 +137,6 @@ impl Pending {
         let Some(PendingReply::Extended { answers }) = self.queue.front_mut() else { return None };
         if *answers > 1 {
             *answers -= 1;
-            self.counts.requests -= 1;
             return Some(false);
         }
         self.pop();
@@ -151,7 +148,7 @@ impl Pending {
         for reply in self.queue.drain(..count) {
             self.counts.remove(reply);
         }
-        self.others_in_front = self.others_in_front.saturating_sub(count);
+        self.others_in_front = self.others_in_front.saturating_sub(u16::try_from(count).unwrap_or(u16::MAX));
     }
 
     pub(super) fn clear(&mut self) {
@@ -198,19 +195,19 @@ impl Pending {
 
     /// How many ReadyForQuery messages will come for them.
     pub(super) fn reports(&self) -> usize {
-        self.counts.queries + self.counts.calls + self.counts.syncs
+        usize::from(self.counts.reports)
     }
 
     pub(super) fn are_all_syncs(&self) -> bool {
-        self.counts.syncs == self.len()
+        usize::from(self.counts.syncs) == self.len()
     }
 
     pub(super) fn has_commands(&self) -> bool {
-        self.counts.extended + self.counts.queries > 0
+        self.counts.commands > 0
     }
 
     pub(super) fn syncs_in_copy(&self) -> usize {
-        self.counts.syncs_in_copy
+        self.queue.iter().filter(|reply| **reply == PendingReply::SyncInCopy).count()
     }
 
     /// The place of the first Sync.
@@ -221,7 +218,7 @@ impl Pending {
 
     /// The number of requests.
     pub(super) fn requests(&self) -> usize {
-        self.counts.requests
+        self.requests_before(self.len())
     }
 
     /// The number of requests before this place.
@@ -231,15 +228,12 @@ impl Pending {
 
     /// Whether extended messages come before the next Sync. Each is looked at once while it is not in front.
     pub(super) fn is_extended_before_sync(&mut self) -> bool {
-        if self.counts.extended == 0 {
-            return false;
-        }
         let is_other =
             |reply: &PendingReply| !matches!(reply, PendingReply::Extended { .. } | PendingReply::Sync);
-        while self.queue.get(self.others_in_front).is_some_and(is_other) {
+        while self.queue.get(usize::from(self.others_in_front)).is_some_and(is_other) {
             self.others_in_front += 1;
         }
-        matches!(self.queue.get(self.others_in_front), Some(PendingReply::Extended { .. }))
+        matches!(self.queue.get(usize::from(self.others_in_front)), Some(PendingReply::Extended { .. }))
     }
 
     #[cfg(test)]
