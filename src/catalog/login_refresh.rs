@@ -14,7 +14,12 @@
 //! Proxy and synchroniser are one process. With several processes, a request becomes a key below the proxy's
 //! own prefix, and the revision in the outcome means the same.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::store::Revision;
 use crate::model::DatabaseId;
@@ -24,11 +29,48 @@ const REQUESTS_MAX: usize = 1_024;
 
 /// The proxy's end. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct LoginRefreshSender(mpsc::Sender<LoginRefreshRequest>);
+pub struct LoginRefreshSender {
+    requests: mpsc::Sender<LoginRefreshRequest>,
+    debts: Arc<ReadingDebts>,
+}
 
 /// The synchroniser's end.
 #[derive(Debug)]
-pub struct LoginRefreshReceiver(mpsc::Receiver<LoginRefreshRequest>);
+pub struct LoginRefreshReceiver {
+    requests: mpsc::Receiver<LoginRefreshRequest>,
+    debts: Arc<ReadingDebts>,
+}
+
+/// What readings have cost each database lately. A debt is a time, and becomes less as time passes: so the
+/// readings of a database take a bounded part of it. Both ends know the debts: a login for which there will
+/// be no reading does not cost a request.
+#[derive(Debug, Default)]
+pub struct ReadingDebts {
+    /// The time at which each debt is paid.
+    paid_at: DashMap<DatabaseId, Instant>,
+}
+
+impl ReadingDebts {
+    /// While a database owes more than this, its logins request nothing.
+    pub const MAX: Duration = Duration::from_secs(5);
+
+    /// Whether the database may be read for a login.
+    pub fn may_read(&self, database: &DatabaseId, now: Instant) -> bool {
+        let paid_at = self.paid_at.get(database);
+        paid_at.is_none_or(|paid_at| paid_at.saturating_duration_since(now) <= ReadingDebts::MAX)
+    }
+
+    /// The database was read.
+    pub fn add(&self, database: &DatabaseId, cost: Duration, now: Instant) {
+        let mut paid_at = self.paid_at.entry(database.clone()).or_insert(now);
+        *paid_at = (*paid_at).max(now) + cost;
+    }
+
+    /// Forgets debts that are paid.
+    pub fn forget_paid(&self, now: Instant) {
+        self.paid_at.retain(|_, paid_at| *paid_at > now);
+    }
+}
 
 /// A login to this database waits for the outcome.
 #[derive(Debug)]
@@ -50,7 +92,11 @@ pub enum LoginRefreshOutcome {
 /// Creates both ends.
 pub fn channel() -> (LoginRefreshSender, LoginRefreshReceiver) {
     let (sender, receiver) = mpsc::channel(REQUESTS_MAX);
-    (LoginRefreshSender(sender), LoginRefreshReceiver(receiver))
+    let debts = Arc::<ReadingDebts>::default();
+    (
+        LoginRefreshSender { requests: sender, debts: Arc::clone(&debts) },
+        LoginRefreshReceiver { requests: receiver, debts },
+    )
 }
 
 impl LoginRefreshSender {
@@ -59,8 +105,11 @@ impl LoginRefreshSender {
     /// # Cancel safety
     /// Dropping the future does not take the request back; its outcome is dropped.
     pub async fn refresh(&self, database: &DatabaseId) -> LoginRefreshOutcome {
+        if !self.debts.may_read(database, Instant::now()) {
+            return LoginRefreshOutcome::Often;
+        }
         let (reply, outcome) = oneshot::channel();
-        match self.0.try_send(LoginRefreshRequest { database: database.clone(), reply }) {
+        match self.requests.try_send(LoginRefreshRequest { database: database.clone(), reply }) {
             Ok(()) => outcome.await.unwrap_or(LoginRefreshOutcome::Unread),
             Err(mpsc::error::TrySendError::Full(_)) => LoginRefreshOutcome::Often,
             Err(mpsc::error::TrySendError::Closed(_)) => LoginRefreshOutcome::Unread,
@@ -71,7 +120,11 @@ impl LoginRefreshSender {
 impl LoginRefreshReceiver {
     /// `None`: all senders are dropped. Cancel-safe.
     pub async fn next(&mut self) -> Option<LoginRefreshRequest> {
-        self.0.recv().await
+        self.requests.recv().await
+    }
+
+    pub fn debts(&self) -> &Arc<ReadingDebts> {
+        &self.debts
     }
 }
 

@@ -39,9 +39,9 @@ impl LoginRecords<'_> {
     pub async fn sync(self, id: &DatabaseId, logins: &[Login]) -> Result<Option<Revision>, StoreError> {
         for _ in 0..ATTEMPTS_MAX {
             // A DROP meanwhile removes the logins: nothing may be written after it.
-            let Some(route) = self.catalog.routes().get(id).await? else { return Ok(None) };
+            let Some(route) = self.catalog.routes().revision(id).await? else { return Ok(None) };
             let known = self.of(id).await?.records;
-            let mut batch = self.catalog.batch().unchanged(keys::route(id), route.revision);
+            let mut batch = self.catalog.batch().unchanged(keys::route(id), route);
             let mut changes = 0;
             for login in logins {
                 let old = known.iter().find(|old| old.value.role == login.role);

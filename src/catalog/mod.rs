@@ -38,7 +38,9 @@ mod tests;
 pub use changes::{Changes, FollowedRecord, ListWatch, RecordEvent};
 pub use databases::{NewDatabase, NewDatabaseOutcome};
 pub use fleet::FleetAcks;
-pub use login_refresh::{LoginRefreshOutcome, LoginRefreshReceiver, LoginRefreshRequest, LoginRefreshSender};
+pub use login_refresh::{
+    LoginRefreshOutcome, LoginRefreshReceiver, LoginRefreshRequest, LoginRefreshSender, ReadingDebts,
+};
 pub use routes::{ROUTES_IN_COMMIT_MAX, RouteCommit};
 pub use trail::Trail;
 pub use typed::{Batch, Catalog, Listing, Swap, Versioned};

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use super::changes::ListWatch;
 use super::keys;
-use super::store::StoreError;
+use super::store::{Revision, StoreError};
 use super::typed::{ATTEMPTS_MAX, Catalog, Listing, Swap, Versioned};
 use crate::model::{DatabaseId, RouteRecord};
 
@@ -42,6 +42,12 @@ impl Catalog {
 impl RouteRecords<'_> {
     pub async fn get(self, id: &DatabaseId) -> Result<Option<Versioned<RouteRecord>>, StoreError> {
         self.catalog.read(&keys::route(id)).await
+    }
+
+    /// The commit that last wrote the route, without reading the route itself; `None`: there is no route.
+    pub async fn revision(self, id: &DatabaseId) -> Result<Option<Revision>, StoreError> {
+        let found = self.catalog.store().get(&keys::route(id)).await?;
+        Ok(found.entry.map(|entry| entry.revision))
     }
 
     pub async fn list(self) -> Result<Listing<RouteRecord>, StoreError> {

@@ -34,6 +34,8 @@ const READ_BYTES: usize = 16 * 1024;
 pub(super) struct Bounded<S> {
     stream: S,
     tally: Tally,
+    /// Where the stream is read into; kept, because a new one is filled with zeros at each read.
+    chunk: Box<[u8]>,
     /// Read, but not yet passed on.
     held: BytesMut,
     /// Number of bytes at its front that were checked.
@@ -50,7 +52,8 @@ struct Tally {
 
 impl<S> Bounded<S> {
     pub(super) fn new(stream: S) -> Bounded<S> {
-        Bounded { stream, tally: Tally::default(), held: BytesMut::new(), seen: 0 }
+        let chunk = vec![0; READ_BYTES].into();
+        Bounded { stream, tally: Tally::default(), chunk, held: BytesMut::new(), seen: 0 }
     }
 }
 
@@ -97,8 +100,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         while this.seen == 0 {
-            let mut chunk = [0; READ_BYTES];
-            let mut chunk = ReadBuf::new(&mut chunk);
+            let mut chunk = ReadBuf::new(&mut this.chunk);
             ready!(Pin::new(&mut this.stream).poll_read(cx, &mut chunk))?;
             if chunk.filled().is_empty() {
                 return Poll::Ready(Ok(()));

@@ -1,13 +1,13 @@
-//! What a process takes of the machine's memory. A test that measures it runs in a process of its own, where no
-//! other test allocates.
+//! What a process takes of the machine's memory. A test that measures it runs in a process of its own, where
+//! no other test allocates.
 
 use std::process::Command;
 
 /// Says to a test that its process runs nothing else.
 const ALONE: &str = "FREEHOLD_TEST_ALONE";
 
-/// Runs the test `name` in a process of its own and fails if it fails there. `true`: this is that process, and the
-/// test goes on.
+/// Runs the test `name` in a process of its own and fails if it fails there. `true`: this is that process,
+/// and the test goes on.
 pub(crate) fn is_alone(name: &str) -> bool {
     if std::env::var_os(ALONE).is_some() {
         return true;

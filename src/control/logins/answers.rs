@@ -1,7 +1,7 @@
 //! Answers proxies that ask, before a login, for a database's current logins.
 //!
-//! Owns the pending questions, one open session for each system that was asked about, and the limit on how
-//! often a database is read. It deliberately writes nothing itself: the
+//! Owns the pending questions, one open session for each system that was asked about, and the price of a
+//! reading. It deliberately writes nothing itself: the
 //! [synchroniser of logins](crate::control::logins) writes these readings like its own.
 //!
 //! ```text
@@ -21,9 +21,9 @@
 //!
 //! # How often
 //! Each reading costs its database [`DISTANCE`], or [`COST_FACTOR`] times its duration if it has very many
-//! roles. While a database owes more than [`OWED_MAX`], questions do not cause a reading. So a hundred logins
-//! in a row get exact answers, and those of a login storm use what is no older than the distance between two
-//! readings.
+//! roles. While a database owes too much ([`ReadingDebts`]), questions do not cause a reading. So a hundred
+//! logins in a row get exact answers, and those of a login storm use what is no older than the distance
+//! between two readings.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -35,15 +35,14 @@ use arc_swap::ArcSwap;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use crate::catalog::{Catalog, LoginRefreshOutcome, LoginRefreshRequest, Versioned};
+use crate::catalog::{Catalog, LoginRefreshOutcome, LoginRefreshRequest, ReadingDebts, Versioned};
 use crate::control::ControlSettings;
 use crate::control::logins::{Reading, read_one};
 use crate::model::{DatabaseId, RouteRecord, SystemName};
 use crate::system::Session;
 
-const DISTANCE: Duration = Duration::from_millis(20);
+const DISTANCE: Duration = Duration::from_millis(50);
 const COST_FACTOR: u32 = 2;
-const OWED_MAX: Duration = Duration::from_secs(2);
 
 /// Time limit of a reading, because clients wait for it.
 const READING_MAX: Duration = Duration::from_secs(1);
@@ -62,8 +61,7 @@ pub(in crate::control) struct Answers {
     catalog: Catalog,
     settings: Arc<ArcSwap<ControlSettings>>,
     systems: HashMap<SystemName, SystemState>,
-    /// The time until which each database has a debt.
-    owing: HashMap<DatabaseId, Instant>,
+    debts: Arc<ReadingDebts>,
     pub(in crate::control) readings: FuturesUnordered<Pin<Box<dyn Future<Output = Reading> + Send>>>,
 }
 
@@ -89,14 +87,12 @@ struct Waiting {
 }
 
 impl Answers {
-    pub(in crate::control) fn new(catalog: Catalog, settings: Arc<ArcSwap<ControlSettings>>) -> Answers {
-        Answers {
-            catalog,
-            settings,
-            systems: HashMap::new(),
-            owing: HashMap::new(),
-            readings: FuturesUnordered::new(),
-        }
+    pub(in crate::control) fn new(
+        catalog: Catalog,
+        settings: Arc<ArcSwap<ControlSettings>>,
+        debts: Arc<ReadingDebts>,
+    ) -> Answers {
+        Answers { catalog, settings, systems: HashMap::new(), debts, readings: FuturesUnordered::new() }
     }
 
     /// `route` is quiet, and was read after the question was asked.
@@ -108,7 +104,7 @@ impl Answers {
             return question.answer(LoginRefreshOutcome::Unread);
         }
         let joins = state.waiting.iter().any(|other| other.question.database == question.database);
-        if !joins && !may_read(&self.owing, &question.database, now) {
+        if !joins && !self.debts.may_read(&question.database, now) {
             return question.answer(LoginRefreshOutcome::Often);
         }
         state.waiting.push(Waiting { question, route });
@@ -155,8 +151,7 @@ impl Answers {
             false => DISTANCE.max((now - began).saturating_mul(COST_FACTOR)),
         };
         for id in outcome.keys() {
-            let owing = self.owing.entry(id.clone()).or_insert(now);
-            *owing = (*owing).max(now) + cost;
+            self.debts.add(id, cost, now);
         }
         let was_read = outcome.values().any(|answer| matches!(answer, LoginRefreshOutcome::Current(_)));
         if session.is_none() && !was_read {
@@ -178,9 +173,8 @@ impl Answers {
 
     /// Forgets systems that hold no database any more, and paid debts.
     pub(in crate::control) fn retain(&mut self, holds: impl Fn(&SystemName) -> bool) {
-        let now = Instant::now();
         self.systems.retain(|system, state| state.under_way.is_some() || holds(system));
-        self.owing.retain(|_, until| *until > now);
+        self.debts.forget_paid(Instant::now());
     }
 }
 
@@ -190,10 +184,6 @@ impl SystemState {
         let rests = self.rests_until.is_some_and(|until| until > now);
         rests || self.under_way.as_ref().is_some_and(|reading| now - reading.began > PATIENCE)
     }
-}
-
-fn may_read(owing: &HashMap<DatabaseId, Instant>, id: &DatabaseId, now: Instant) -> bool {
-    owing.get(id).is_none_or(|until| until.saturating_duration_since(now) <= OWED_MAX)
 }
 
 #[cfg(test)]

@@ -41,8 +41,8 @@ use tokio_util::task::AbortOnDropHandle;
 use self::answers::Answers;
 use crate::catalog::store::{Revision, StoreError};
 use crate::catalog::{
-    Catalog, LoginRefreshOutcome, LoginRefreshReceiver, LoginRefreshRequest, LoginRefreshSender, Versioned,
-    login_refresh,
+    Catalog, LoginRefreshOutcome, LoginRefreshReceiver, LoginRefreshRequest, LoginRefreshSender,
+    ReadingDebts, Versioned, login_refresh,
 };
 use crate::control::ControlSettings;
 use crate::error::Explain;
@@ -78,7 +78,7 @@ impl LoginSync {
     ) -> LoginSync {
         let (wanted, doubts) = (Arc::<Notify>::default(), Arc::<Notify>::default());
         let (login_refresh, questions) = login_refresh::channel();
-        let rounds = SyncPass::new(catalog, settings);
+        let rounds = SyncPass::new(catalog, settings, Arc::clone(questions.debts()));
         let asked = Asked { wanted: Arc::clone(&wanted), doubts: Arc::clone(&doubts), questions };
         let task = AbortOnDropHandle::new(tokio::spawn(keep(rounds, interval, asked)));
         LoginSync { wanted, doubts, login_refresh, _task: task }
@@ -191,9 +191,9 @@ enum Again {
 }
 
 impl SyncPass {
-    fn new(catalog: Catalog, settings: Arc<ArcSwap<ControlSettings>>) -> SyncPass {
+    fn new(catalog: Catalog, settings: Arc<ArcSwap<ControlSettings>>, debts: Arc<ReadingDebts>) -> SyncPass {
         SyncPass {
-            answers: Answers::new(catalog.clone(), Arc::clone(&settings)),
+            answers: Answers::new(catalog.clone(), Arc::clone(&settings), debts),
             catalog,
             settings,
             sessions: HashMap::new(),
@@ -339,16 +339,18 @@ impl SyncPass {
         began: Instant,
     ) -> Result<Option<Revision>, StoreError> {
         let id = &before.value.database;
-        let Some(database) = self.catalog.databases().get(id).await? else { return Ok(None) };
-        let after = self.catalog.routes().get(id).await?;
-        if after.is_none_or(|after| after.revision != before.revision) {
+        if self.catalog.routes().revision(id).await? != Some(before.revision) {
             return Ok(None);
         }
         let last = self.written.get(id).copied();
         if let Some(later) = last.filter(|last| last.began > began) {
             return Ok(Some(later.revision));
         }
-        let wanted = |login: &&Login| database.value.adopted || !login.superuser;
+        let keeps_superusers = match logins.iter().any(|login| login.superuser) {
+            false => true,
+            true => self.catalog.databases().get(id).await?.is_some_and(|database| database.value.adopted),
+        };
+        let wanted = |login: &&Login| keeps_superusers || !login.superuser;
         let logins: Vec<Login> = logins.iter().filter(wanted).cloned().collect();
         let Some(revision) = self.catalog.logins().sync(id, &logins).await? else { return Ok(None) };
         let revision = last.map_or(revision, |last| last.revision.max(revision));

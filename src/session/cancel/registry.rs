@@ -76,7 +76,10 @@ pub(in crate::session) struct CurrentTarget {
 
 #[derive(Default)]
 struct TargetState {
+    /// The connection that the session has, or had last.
     target: Option<CancelTarget>,
+    /// The session has it now.
+    is_current: bool,
     under_way: u32,
 }
 
@@ -92,8 +95,16 @@ impl CurrentTarget {
     }
 
     /// The session has this server connection now.
-    pub(in crate::session) fn point_to(&self, target: CancelTarget) {
-        self.lock().target = Some(target);
+    pub(in crate::session) fn point_to(&self, record: &Arc<RouteRecord>, pid: i32, key: &Bytes) {
+        let mut state = self.lock();
+        state.is_current = true;
+        // A client is often lent the same connection again.
+        let is_same = state.target.as_ref().is_some_and(|target| {
+            target.pid == pid && target.key == key && Arc::ptr_eq(&target.record, record)
+        });
+        if !is_same {
+            state.target = Some(CancelTarget { record: Arc::clone(record), pid, key: key.clone() });
+        }
     }
 
     /// The session has no server connection any more. `false`: a request is on its way to it; see
@@ -101,9 +112,7 @@ impl CurrentTarget {
     pub(in crate::session) fn clear(&self) -> bool {
         let mut state = self.lock();
         let is_free = state.under_way == 0;
-        if is_free {
-            state.target = None;
-        }
+        state.is_current &= !is_free;
         is_free
     }
 
@@ -129,7 +138,7 @@ pub(in crate::session) struct CancelInFlight {
 impl CancelInFlight {
     fn take(current_target: &Arc<CurrentTarget>) -> Option<CancelInFlight> {
         let mut state = current_target.lock();
-        let target = state.target.clone()?;
+        let target = state.target.as_ref().filter(|_| state.is_current)?.clone();
         state.under_way += 1;
         Some(CancelInFlight { current_target: Arc::clone(current_target), target })
     }
@@ -185,7 +194,9 @@ impl CancelRegistry {
         mut secret: impl FnMut() -> Secret,
     ) -> CancelRegistration {
         let current_target = Arc::<CurrentTarget>::default();
-        current_target.lock().target = target;
+        if let Some(CancelTarget { record, pid, key }) = target {
+            current_target.point_to(&record, pid, &key);
+        }
         let cancelable_wait = Arc::<CancelableWait>::default();
         // One is enough: two systems seldom use the same process id.
         let mut entries = self.by_pid.entry(pid).or_insert_with(|| Vec::with_capacity(1));
@@ -217,12 +228,13 @@ impl CancelRegistry {
 impl CancelRegistration {
     /// The server connection that a cancel request would reach.
     pub(in crate::session) fn target(&self) -> Option<CancelTarget> {
-        self.current_target.lock().target.clone()
+        let state = self.current_target.lock();
+        state.target.as_ref().filter(|_| state.is_current).cloned()
     }
 
     /// The session has another server connection now.
     pub(in crate::session) fn point_to(&self, target: CancelTarget) {
-        self.current_target.point_to(target);
+        self.current_target.point_to(&target.record, target.pid, &target.key);
     }
 }
 

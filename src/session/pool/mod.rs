@@ -64,7 +64,6 @@ use self::setting_differences::SettingDifferences;
 pub(super) use self::shared::{PoolRegistry, SessionTemplate};
 use super::migrate::twin::{RestoreError, StatefulConnection};
 use super::origin::Origin;
-use super::statements::OnServer;
 use crate::error::{Explain, Refusal, Retry, Severity, chain};
 use crate::event_loop;
 use crate::route::{GateState, Moment, Route};
@@ -433,7 +432,7 @@ impl DatabasePool {
             template: Arc::clone(&template.state),
             state: template.state,
             server,
-            on_server: OnServer::default(),
+            on_server: Box::default(),
             record,
             schema: self.definitions.schema(),
             is_foreign: false,

@@ -34,7 +34,8 @@ pub(in crate::session) struct Pooled {
     pub(super) state: Arc<SessionState>,
     /// The state that it began with.
     pub(super) template: Arc<SessionState>,
-    pub(super) on_server: OnServer,
+    /// While it is lent, none: its client has them.
+    pub(super) on_server: Box<OnServer>,
     pub(in crate::session) record: Arc<RouteRecord>,
     /// [`Definitions::schema`](super::definitions::Definitions::schema) when its statements were made.
     pub(super) schema: u64,
@@ -140,7 +141,7 @@ impl Pooled {
         self.state = Arc::clone(&self.template);
         self.on_server.lose_unnamed();
         if residue == Residue::Statements {
-            self.on_server = OnServer::default();
+            *self.on_server = OnServer::default();
         }
         Ok(())
     }

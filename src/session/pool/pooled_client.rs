@@ -16,7 +16,7 @@
 //! an idle connection from the pool. State that another connection cannot have (temporary tables, session
 //! locks, LISTEN, cursors WITH HOLD) keeps the connection, so that it is not silently lost.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,11 +28,11 @@ use super::{Defining, HintsStatus, Lease, Pool};
 use crate::backend::{Parameters, ServerConnection};
 use crate::error::{Blame, Refusal, Severity, SqlState};
 use crate::model::RouteRecord;
-use crate::session::cancel::registry::{CancelTarget, CurrentTarget};
+use crate::session::cancel::registry::CurrentTarget;
 use crate::session::migrate::restore::LockPatience;
 use crate::session::migrate::twin::RestoreError;
 use crate::session::state::{Hints, PreparedStatement, Residue, SessionState, StateTracker};
-use crate::session::statements::{PREFIX, ParseContext, Schema, Statements, Texts, digest};
+use crate::session::statements::{KeySet, OnServer, PREFIX, ParseContext, Schema, Statements, Texts, digest};
 use crate::wire::exchange::Exchange;
 use crate::wire::frame::Piece;
 
@@ -65,7 +65,7 @@ pub(in crate::session) struct PooledClient {
     /// The loan has changed definitions; dropping this at its end, whatever that is, announces the change.
     defining: Option<Defining>,
     /// [`PooledClient::parse_context`] as it was last computed, from these parameters and this state.
-    parse_context: (Parameters, Arc<SessionState>, u128),
+    parse_context: Option<(Parameters, Arc<SessionState>, u128)>,
 }
 
 /// Whether the client's statements made by SQL were prepared again on its new connection.
@@ -92,10 +92,8 @@ impl PooledClient {
         current_target: Arc<CurrentTarget>,
     ) -> PooledClient {
         let caches_unnamed = pool.database_pool.settings().caches_unnamed;
-        let parameters = Parameters::default();
-        let parse_context = parse_context_of(&parameters, &state);
         PooledClient {
-            parse_context: (parameters, Arc::clone(&state), parse_context),
+            parse_context: None,
             functions: pool.database_pool.definitions.functions(),
             definitions: pool.database_pool.definitions.number(),
             pool,
@@ -156,13 +154,15 @@ impl PooledClient {
             Some(lease) => &lease.connection().parameters,
             None => &self.absent.parameters,
         };
-        let (seen, state, known) = &self.parse_context;
-        if !(seen.is_same(parameters) && Arc::ptr_eq(state, &self.state)) {
-            let known = parse_context_of(parameters, &self.state);
-            self.parse_context = (parameters.clone(), Arc::clone(&self.state), known);
-            return ParseContext::Known(known);
+        if let Some((seen, state, known)) = &self.parse_context
+            && seen.is_same(parameters)
+            && Arc::ptr_eq(state, &self.state)
+        {
+            return ParseContext::Known(*known);
         }
-        ParseContext::Known(*known)
+        let known = parse_context_of(parameters, &self.state);
+        self.parse_context = Some((parameters.clone(), Arc::clone(&self.state), known));
+        ParseContext::Known(known)
     }
 
     /// A message of the client's is about to be sent: see [`Statements::on_request`].
@@ -186,7 +186,7 @@ impl PooledClient {
     /// cannot be made again pins the connection, and so does one that it made by SQL under a name like
     /// theirs: another client must not find that.
     pub(in crate::session) fn without_shared(&mut self, state: &mut SessionState) {
-        let mut made_by_parse = HashSet::new();
+        let mut made_by_parse = KeySet::default();
         let pins = &mut state.pins;
         state.statements.retain(|name, statement| {
             let is_by_parse = matches!(statement, PreparedStatement::Protocol { .. });
@@ -249,15 +249,11 @@ impl PooledClient {
     /// the connection may be others.
     pub(in crate::session) fn begin_loan(&mut self, mut lease: Lease, session: u64) -> Option<Parameters> {
         let server = lease.connection();
-        self.current_target.point_to(CancelTarget {
-            record: Arc::clone(&lease.record),
-            pid: server.pid,
-            key: server.cancel_key.clone(),
-        });
+        self.current_target.point_to(&lease.record, server.pid, &server.cancel_key);
         let known = &self.absent.parameters;
         let known = (!known.is_same(&server.parameters)).then(|| known.clone());
         self.last = lease.number;
-        self.statements.server = std::mem::take(&mut lease.on_server);
+        std::mem::swap(&mut self.statements.server, &mut lease.on_server);
         self.definitions = self.pool.database_pool.definitions.number();
         // Its liveness was checked without a waker: the relay has to poll it for answers.
         self.is_newly_lent = true;
@@ -306,7 +302,7 @@ impl PooledClient {
     /// Ends the loan: the connection has the client's state, and what the tracker knows of it.
     pub(in crate::session) fn end_loan(&mut self, tracker: &mut StateTracker) {
         let Some(mut lease) = self.take_lease() else { return };
-        lease.on_server = std::mem::take(&mut self.statements.server);
+        std::mem::swap(&mut self.statements.server, &mut lease.on_server);
         lease.on_server.end_loan();
         let (mut residue, names) = (tracker.take_residue(), tracker.loan_mut().take_names());
         lease.has_run(residue);
@@ -327,6 +323,7 @@ impl PooledClient {
         let _ = self.current_target.clear();
         self.pins.clear();
         let Some(lease) = self.take_lease() else { return };
+        *self.statements.server = OnServer::default();
         // What its client has done will not be asked any more.
         if tracker.take_residue() != Residue::Clean {
             self.pool.database_pool.definitions.request_check();

@@ -30,6 +30,9 @@ impl SettingDifferences {
     /// Records what a loan that has ended did with names and values. `true`: the connection keeps meanings
     /// that hold for this client only, and cannot be lent any more.
     pub(super) fn keeps_other_meanings(&self, pooled: &mut Pooled, done: NamesUse) -> bool {
+        if done == NamesUse::default() {
+            return self.keeps_what_varies(pooled);
+        }
         pooled.keeps.found |= done.keeps_found();
         // The connection may have been lent before it was known how many settings affect these values.
         let keeps_others = done.keeps_values() && pooled.keeps_other_values(&pooled.state);

@@ -123,6 +123,10 @@ impl Outgoing {
         at: std::ops::Range<usize>,
         replacement: &[u8],
     ) {
+        if self.copied == 0 {
+            // Names on the server are often longer than the client's.
+            self.altered.reserve(bytes.len() + replacement.len());
+        }
         self.altered.extend_from_slice(&bytes[self.copied..at.start]);
         self.altered.extend_from_slice(replacement);
         self.copied = at.end;

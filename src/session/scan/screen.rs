@@ -10,19 +10,13 @@
 use super::effects::Effects;
 use super::lexer::{Backslashes, Lexer, Token, is_name_byte, is_space};
 use super::words::{Meaning, meaning};
-use super::{StatementEffect, effect_of, ends, proof, starts};
+use super::{StatementEffect, effect_of, proof, starts};
 
-/// Bytes that may begin or end something that has to be checked.
-const LOOKED_AT: [bool; 256] = {
-    let mut looked_at = [false; 256];
-    let mut at = 0;
-    let bytes = b"(;\"-/_nN.";
-    while at < bytes.len() {
-        looked_at[bytes[at] as usize] = true;
-        at += 1;
-    }
-    looked_at
-};
+/// How many bytes are searched together: a compiler turns that into a few vector instructions.
+const STRIDE: usize = 32;
+
+/// The bytes of the longest mark, `into`, behind its first one.
+const AHEAD: usize = 3;
 
 /// The effects of a text that is harmless in all that is built in. `None`: it has to be read by its tokens.
 pub(crate) fn screen(sql: &[u8]) -> Option<Effects> {
@@ -33,13 +27,54 @@ pub(crate) fn screen(sql: &[u8]) -> Option<Effects> {
         }
         _ => first_words(sql)?,
     };
-    let rest = sql.get(from..)?;
-    for (at, &byte) in rest.iter().enumerate() {
-        if LOOKED_AT[byte as usize] && !is_fine(sql, from + at) {
-            return None;
+    // The end of the only statement needs no look of its own.
+    let sql = sql.trim_ascii_end();
+    let sql = sql.strip_suffix(b";").unwrap_or(sql);
+    let mut at = from;
+    while at < sql.len() {
+        let mut padded = [0; STRIDE + AHEAD];
+        let block = sql[at..].first_chunk().unwrap_or_else(|| {
+            padded[..sql.len() - at].copy_from_slice(&sql[at..]);
+            &padded
+        });
+        if has_mark(block) {
+            let end = sql.len().min(at + STRIDE);
+            if (at..end).any(|at| is_mark(&sql[at..]) && !is_fine(sql, at)) {
+                return None;
+            }
         }
+        at += STRIDE;
     }
     Some(effects)
+}
+
+/// Whether one of the first [`STRIDE`] bytes begins a mark.
+#[inline]
+fn has_mark(block: &[u8; STRIDE + AHEAD]) -> bool {
+    // Without branches, so that it can be done for many bytes at once.
+    (0..STRIDE)
+        .fold(0, |found, at| found | u8::from(begins_mark(&[0, 1, 2, 3].map(|behind| block[at + behind]))))
+        != 0
+}
+
+/// Whether the text begins with something that has to be checked.
+fn is_mark(text: &[u8]) -> bool {
+    begins_mark(&[0, 1, 2, 3].map(|at| text.get(at).copied().unwrap_or_default()))
+}
+
+/// A parenthesis, a dot, the end of a statement, a quoted name, a comment, `pg_` as in `pg_temp` and
+/// `pg_settings`, `into`.
+#[inline(always)]
+fn begins_mark(&[a, b, c, d]: &[u8; 4]) -> bool {
+    let is = |byte: u8, letter: u8| byte | 0x20 == letter;
+    (a == b'(')
+        | (a == b'.')
+        | (a == b';')
+        | (a == b'"')
+        | ((a == b'-') & (b == b'-'))
+        | ((a == b'/') & (b == b'*'))
+        | (is(a, b'p') & is(b, b'g') & (c == b'_'))
+        | (is(a, b'i') & is(b, b'n') & is(c, b't') & is(d, b'o'))
 }
 
 /// The effects of the verb, and where its operands begin; the table that an INSERT fills belongs to the verb.
@@ -90,7 +125,7 @@ fn table_name(lexer: &mut Lexer<'_>) -> Option<()> {
     }
 }
 
-/// Whether the byte at `at` needs no reading by tokens.
+/// Whether the mark at `at` needs no reading by tokens.
 fn is_fine(sql: &[u8], at: usize) -> bool {
     let before = &sql[..at];
     let after = &sql[at + 1..];
@@ -106,15 +141,8 @@ fn is_fine(sql: &[u8], at: usize) -> bool {
                 Some(Meaning::Asks | Meaning::RunsText | Meaning::Scanned)
             )
         }
-        b';' => after.iter().all(|&byte| is_space(byte)),
-        b'-' => after.first() != Some(&b'-'),
-        b'/' => after.first() != Some(&b'*'),
-        // pg_temp, pg_settings
-        b'_' => !ends(before, b"pg"),
-        b'n' | b'N' => {
-            let is_into = ends(before, b"i") && starts(after, b"to");
-            !is_into || before.get(before.len().wrapping_sub(2)).is_some_and(|&byte| is_name_byte(byte))
-        }
+        // Not the word INTO, but a part of another one.
+        b'i' | b'I' => before.last().is_some_and(|&byte| is_name_byte(byte)),
         _ => false,
     }
 }
@@ -130,5 +158,43 @@ fn is_no_call(before: &[u8]) -> bool {
         Some(Meaning::Harmless) => true,
         Some(Meaning::Grammar | Meaning::Reserved | Meaning::Introduces) => !is_qualified(),
         _ => word.is_empty(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_found_wherever_it_lies() {
+        for mark in [
+            "unknown(1)",
+            "a.set_config",
+            "x; y",
+            "\"x\"",
+            "-- x",
+            "/* x",
+            "pg_temp",
+            "PG_x",
+            "into t",
+            "InTo t",
+        ] {
+            for padding in 0..3 * STRIDE {
+                for end in ["", ";", " ; ", &" ".repeat(STRIDE)] {
+                    let sql = format!("SELECT {} {mark}{end}", "1".repeat(padding));
+                    assert_eq!(screen(sql.as_bytes()), None, "{sql}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_begins_like_a_mark_is_fine_wherever_it_lies() {
+        for text in ["count(*)", "t.a", "a - -1 / 2", "pg", "pint, x_into_y, xinto", "1;", "1 ;\n "] {
+            for padding in 0..3 * STRIDE {
+                let sql = format!("SELECT {} {text}", "1".repeat(padding));
+                assert_eq!(screen(sql.as_bytes()), Some(Effects::RUNS), "{sql}");
+            }
+        }
     }
 }

@@ -163,8 +163,10 @@ impl StateTracker {
             return self.execution.run_bound(bound);
         }
         // The name of the portal, then that of the statement.
-        let end = memchr::memchr(0, front).unwrap_or(front.len());
-        let name = front.get(end + 1..).unwrap_or_default();
+        let name = match front {
+            [0, name @ ..] => name,
+            _ => &front[memchr::memchr(0, front).map_or(front.len(), |end| end + 1)..],
+        };
         match name.first() {
             Some(0) => self.run_unnamed(),
             _ => self.execution.run_named(&name[..memchr::memchr(0, name).unwrap_or(name.len())]),

@@ -28,6 +28,7 @@
 
 mod by_name;
 mod expected_answers;
+mod keys;
 mod names;
 mod on_server;
 mod texts;
@@ -41,6 +42,7 @@ use bytes::{BufMut, BytesMut};
 
 use self::by_name::{OwnText, Portals};
 use self::expected_answers::{ExpectedAnswer, ExpectedAnswers, Kind, Undo};
+pub(super) use self::keys::KeySet;
 use self::names::Names;
 pub(super) use self::on_server::OnServer;
 pub(super) use self::texts::{ParseContext, Texts, digest};
@@ -111,8 +113,8 @@ pub(super) struct Statements {
     expected: ExpectedAnswers,
     /// The server skips everything until a Sync that has not been sent yet.
     skipping: bool,
-    /// The statements of the connection that the client has now.
-    pub(super) server: OnServer,
+    /// The statements of the connection that the client has now; without one, none.
+    pub(super) server: Box<OnServer>,
     /// What this client has changed about the meaning of all statements.
     pub(super) schema: Schema,
     injected: usize,
@@ -144,7 +146,7 @@ impl Statements {
             unnamed: Unnamed::default(),
             expected: ExpectedAnswers::default(),
             skipping: false,
-            server: OnServer::default(),
+            server: Box::default(),
             schema: Schema::Same,
             injected: 0,
             bound: None,

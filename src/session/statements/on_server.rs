@@ -1,10 +1,9 @@
 //! The statements that one server connection has, of all clients that it was lent to.
 
-use std::collections::{HashMap, HashSet};
-
 use bytes::BytesMut;
 
 use super::by_name::OwnNames;
+use super::keys::{KeyMap, KeySet};
 use super::texts::name_of;
 use crate::wire::message::Target;
 use crate::wire::message::frontend;
@@ -13,13 +12,13 @@ use crate::wire::message::frontend;
 #[derive(Debug, Default)]
 pub(in crate::session) struct OnServer {
     /// Statements by key, with the time of their last use, counted in uses.
-    pub(super) known: HashMap<u128, u64>,
+    pub(super) known: KeyMap<u64>,
     pub(super) uses: u64,
     /// Those that are closed before the connection is lent to another client.
     pub(super) for_this_loan: Vec<u128>,
     /// The server may have these, and they must not be used: each is closed before one of that name is made,
     /// or before the connection is lent to another client.
-    pub(super) uncertain: HashSet<u128>,
+    pub(super) uncertain: KeySet,
     /// Statements under names of the client's, which are closed before the connection is lent to another one.
     pub(super) own: OwnNames,
     /// The unnamed statement that the server has: its session and serial number; `None` where that is not
@@ -54,7 +53,7 @@ impl OnServer {
     }
 
     /// The server has been seen to have these statements under names of ours, all made by Parse.
-    pub(in crate::session) fn found(&mut self, keys: &HashSet<u128>) {
+    pub(in crate::session) fn found(&mut self, keys: &KeySet) {
         let gone = self.known.extract_if(|key, _| !keys.contains(key)).map(|(key, _)| key);
         self.uncertain.extend(gone);
         self.uncertain.extend(keys.iter().filter(|key| !self.known.contains_key(key)));

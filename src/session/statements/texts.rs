@@ -1,11 +1,11 @@
 //! Texts that clients have prepared, one copy for all sessions of a worker, and their names on servers.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
 
 use super::PREFIX;
+use super::keys::KeyMap;
 use crate::session::scan::{self, StatementUse};
 use crate::session::state::Bound;
 
@@ -103,7 +103,7 @@ impl Prepared {
 /// The distinct texts of a worker's sessions.
 #[derive(Debug)]
 pub(in crate::session) struct Texts {
-    known: HashMap<u128, Weak<Prepared>>,
+    known: KeyMap<Weak<Prepared>>,
     swept_at: usize,
     /// Part of every key, so that a client cannot compute the name that a text will have.
     secret: [u8; 16],
@@ -111,7 +111,7 @@ pub(in crate::session) struct Texts {
 
 impl Default for Texts {
     fn default() -> Texts {
-        Texts { known: HashMap::new(), swept_at: 0, secret: rand::random() }
+        Texts { known: KeyMap::default(), swept_at: 0, secret: rand::random() }
     }
 }
 

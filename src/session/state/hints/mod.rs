@@ -280,7 +280,8 @@ impl Hints {
 
     /// What running the text may do to a session.
     pub(super) fn judge(&self, sql: &[u8], backslashes: Backslashes) -> Verdict {
-        match scan::screen(sql).filter(|_| self.names().are_all_harmless()) {
+        let screened = if self.names().are_all_harmless() { scan::screen(sql) } else { None };
+        match screened {
             Some(effects) => Verdict::of(effects),
             None => self.verdicts.find(sql, backslashes, || scan::read(sql, backslashes, &mut self.names())),
         }

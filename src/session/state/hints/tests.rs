@@ -192,3 +192,34 @@ fn thousands_of_operators_cost_no_more_than_a_few() {
     reading.row(&Fields::of(&function("g", "sql", "v", None, Some(&run)))).unwrap();
     assert!(reading.work() - work > 50 * run.len(), "the work counts");
 }
+
+/// Hints of a database whose code could not be read this long ago, before a pause of `rest`.
+fn unread(ago: Duration, rest: Duration) -> HintsCell {
+    let mut hints = Hints::unread(rest);
+    hints.unread = Some(Unread { at: Instant::now().checked_sub(ago).unwrap(), rest });
+    HintsCell::of(Arc::new(hints))
+}
+
+#[test]
+fn a_question_that_fails_again_and_again_is_asked_less_and_less_often() {
+    let rest_of = |hints: &Hints| hints.unread.unwrap().rest;
+    let second = Duration::from_secs(1);
+    let mut rest = rest_of(&HintsCell::default().unread());
+    assert_eq!(rest, REST_MIN);
+    for _ in 0..10 {
+        let during = unread(rest - second, rest);
+        for cell in [during.to_be_checked(), during.outdated()] {
+            assert!(cell.get().is_some_and(|hints| hints.is_resting()), "it is not asked during the pause");
+        }
+        let after = unread(rest + second, rest);
+        for cell in [after.to_be_checked(), after.outdated()] {
+            assert!(cell.get().is_none(), "it is asked after the pause");
+            assert_eq!(rest_of(&cell.unread()), (rest * 2).min(REST_MAX));
+        }
+        rest = (rest * 2).min(REST_MAX);
+    }
+    assert_eq!(rest, REST_MAX);
+    let read = HintsCell::of(Arc::new(Hints::default()));
+    assert!(read.outdated().get().is_none() && read.to_be_checked().get().is_none());
+    assert_eq!(rest_of(&read.to_be_checked().unread()), REST_MIN);
+}
