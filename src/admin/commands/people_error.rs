@@ -17,6 +17,9 @@ pub(in crate::admin) enum PeopleError {
     /// `team`: the one of which a role would be enough, if one is known.
     #[error("permission denied: \"{user}\" may not run {command}")]
     Denied { user: String, command: String, roles: &'static [UserRole], team: Option<String> },
+    /// The right was there when the command began.
+    #[error("permission denied: what allowed \"{user}\" to run {command} has changed meanwhile")]
+    HasChanged { user: String, command: String },
     /// A clause that only another side may use.
     #[error("permission denied: \"{user}\" may not change {what}")]
     Clause { user: String, what: &'static str, detail: String, side: Blame },
@@ -45,16 +48,19 @@ impl Explain for PeopleError {
         match self {
             PeopleError::InFile { .. } => SqlState::DUPLICATE_OBJECT,
             PeopleError::NotGranted { .. } => SqlState::UNDEFINED_OBJECT,
-            PeopleError::MayOnlyLook { .. } | PeopleError::Denied { .. } | PeopleError::Clause { .. } => {
-                SqlState::INSUFFICIENT_PRIVILEGE
-            }
+            PeopleError::MayOnlyLook { .. }
+            | PeopleError::Denied { .. }
+            | PeopleError::HasChanged { .. }
+            | PeopleError::Clause { .. } => SqlState::INSUFFICIENT_PRIVILEGE,
         }
     }
 
     /// The side that can do, or grant, what is wanted.
     fn blame(&self) -> Blame {
         match self {
-            PeopleError::InFile { .. } | PeopleError::NotGranted { .. } => Blame::Client,
+            PeopleError::InFile { .. } | PeopleError::NotGranted { .. } | PeopleError::HasChanged { .. } => {
+                Blame::Client
+            }
             PeopleError::Denied { roles, .. } if roles.contains(&UserRole::Owner) => Blame::Product,
             PeopleError::Denied { .. } | PeopleError::MayOnlyLook { .. } => Blame::Platform,
             PeopleError::Clause { side, .. } => *side,
@@ -84,6 +90,11 @@ impl Explain for PeopleError {
             PeopleError::Denied { command, roles, team, .. } => {
                 Some(format!("{command} needs {}.", wanted(roles, team.as_ref())))
             }
+            PeopleError::HasChanged { .. } => Some(
+                "The user or its grants were changed, or the database has another owner or another offer. \
+                 Nothing was changed by this command."
+                    .to_owned(),
+            ),
             PeopleError::Clause { detail, .. } => Some(detail.clone()),
         }
     }
@@ -107,6 +118,9 @@ impl Explain for PeopleError {
                 Some("Ask the product team that owns it.".to_owned())
             }
             PeopleError::Denied { .. } => Some("Ask the platform team to do it.".to_owned()),
+            PeopleError::HasChanged { .. } => Some(
+                "SHOW GRANTS; lists what is granted. Run the command again if it still applies.".to_owned(),
+            ),
             PeopleError::Clause { side, .. } => Some(format!("Ask the {side}.")),
         }
     }

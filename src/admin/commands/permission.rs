@@ -11,24 +11,92 @@
 use super::context::{Caller, Cluster};
 use super::find;
 use super::people_error::PeopleError;
-use super::rights::{Own, Rights, UserRole};
+use super::rights::{Own, Permission, Rights, UserRole};
 use crate::admin::commands::{Command, title};
 use crate::admin::error::AdminError;
 use crate::admin::statement::{Statement, Subject};
-use crate::catalog::store::StoreError;
-use crate::model::{DatabaseName, DatabaseRecord, TeamName, TeamRole};
+use crate::catalog::store::{Revision, StoreError};
+use crate::catalog::{Guard, keys};
+use crate::model::{DatabaseName, DatabaseRecord, TeamName, TeamRole, UserName};
 
-/// Refuses a command that the user may not run.
+/// A right that was checked, as the guard of everything that the command writes: see [`crate::catalog::guard`].
+/// The default is that nothing was checked, and permits no change of a database.
+#[derive(Debug, Clone, Default)]
+pub struct Permit {
+    grounds: Grounds,
+    /// The record of the user, and the commit that wrote it when the rights were read.
+    record: Option<(String, Revision)>,
+}
+
+#[derive(Debug, Clone, Default)]
+enum Grounds {
+    #[default]
+    Nothing,
+    Platform,
+    /// A role in the team that has to do with the database in this way.
+    Team {
+        own: Own,
+        roles: &'static [UserRole],
+        rights: Rights,
+    },
+}
+
+impl Guard for Permit {
+    fn unchanged(&self) -> Option<(String, Revision)> {
+        self.record.clone()
+    }
+
+    fn may_change(&self, database: &DatabaseRecord) -> bool {
+        match &self.grounds {
+            Grounds::Nothing => false,
+            Grounds::Platform => true,
+            Grounds::Team { own, roles, rights } => {
+                let decides = deciding_team(*own, database);
+                decides.is_some_and(|team| suffices(rights.on_team(team), roles))
+            }
+        }
+    }
+}
+
+/// The team whose role decides over a change of a database; `None`: nothing of it can be changed so.
+fn deciding_team(own: Own, database: &DatabaseRecord) -> Option<&TeamName> {
+    match (own, &database.offer) {
+        (Own::Offer, Some(offer)) => Some(&offer.to),
+        // Without an offer, the command itself says so.
+        (Own::Offer, None) | (Own::Database, _) => Some(&database.owner),
+        (Own::Seen | Own::Rows | Own::Team | Own::User, _) => None,
+    }
+}
+
+/// Refuses a command that the user may not run. The answer is the guard of what the command writes.
 pub(in crate::admin) async fn check(
+    cluster: &Cluster,
+    caller: &Caller,
+    row: &Command,
+    statement: &Statement,
+) -> Result<Permit, AdminError> {
+    let record = caller.rights.record().and_then(|revision| {
+        let user = UserName::parse(&caller.who).ok()?;
+        Some((keys::user(&user), revision))
+    });
+    if caller.rights.holds_on_platform(row.permission.roles) {
+        return Ok(Permit { grounds: Grounds::Platform, record });
+    }
+    check_own(cluster, caller, row, statement).await?;
+    let Permission { roles, own } = row.permission;
+    let rights = caller.rights.clone();
+    let grounds = own.map_or(Grounds::Nothing, |own| Grounds::Team { own, roles, rights });
+    Ok(Permit { grounds, record })
+}
+
+/// Refuses a user without a role on the platform that would be enough.
+async fn check_own(
     cluster: &Cluster,
     caller: &Caller,
     row: &Command,
     statement: &Statement,
 ) -> Result<(), AdminError> {
     let (roles, rights) = (row.permission.roles, &caller.rights);
-    if rights.holds_on_platform(roles) {
-        return Ok(());
-    }
     let may = roles.iter().any(|role| !role.is_of_platform() && rights.holds(*role));
     match (row.permission.own.filter(|_| may), statement.subject()) {
         (Some(Own::Rows), _) => Ok(()),
@@ -53,16 +121,27 @@ async fn check_database(
 ) -> Result<(), AdminError> {
     let (roles, rights) = (row.permission.roles, &caller.rights);
     let database = seen_database(cluster, caller, name).await?;
-    let team = match (own, &database.offer) {
-        (Own::Seen, _) => return Ok(()),
-        (Own::Offer, Some(offer)) => &offer.to,
-        // Without an offer, the command itself says so.
-        _ => &database.owner,
-    };
+    // Who sees the database may look at it.
+    let Some(team) = deciding_team(own, &database) else { return Ok(()) };
     match suffices(rights.on_team(team), roles) {
         true => Ok(()),
         false => Err(denied(caller, row, Some(team))),
     }
+}
+
+/// The error of a command, in the words for a right that was there when the command began.
+pub(in crate::admin) fn explained(error: AdminError, caller: &Caller, row: &Command) -> AdminError {
+    match error {
+        AdminError::Store(StoreError::NotPermitted { .. }) => {
+            PeopleError::HasChanged { user: caller.who.clone(), command: name(row) }.into()
+        }
+        other => other,
+    }
+}
+
+/// `CANCEL TRANSFER`
+fn name(row: &Command) -> String {
+    title(row).trim_end_matches(" OF").to_owned()
 }
 
 fn suffices(held: Option<TeamRole>, roles: &[UserRole]) -> bool {
@@ -78,8 +157,7 @@ fn denied(caller: &Caller, row: &Command, team: Option<&TeamName>) -> AdminError
     if caller.rights.holds(UserRole::Stats) {
         return PeopleError::MayOnlyLook { user }.into();
     }
-    let command = title(row).trim_end_matches(" OF").to_owned();
-    let roles = row.permission.roles;
+    let (command, roles) = (name(row), row.permission.roles);
     PeopleError::Denied { user, command, roles, team: team.map(TeamName::to_string) }.into()
 }
 

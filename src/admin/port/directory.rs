@@ -62,9 +62,9 @@ impl Directory {
         }
         let Ok(user) = UserName::parse(name) else { return Err(gone(name)) };
         let record = self.catalog.users().get(&user).await.map_err(|error| error.refusal(Severity::Error))?;
-        match (record.map(|record| record.value), origin) {
-            (Some(user), Origin::Catalogue { created_at }) if user.created_at == created_at => {
-                Ok(Rights::of(&user.grants))
+        match (record, origin) {
+            (Some(user), Origin::Catalogue { created_at }) if user.value.created_at == created_at => {
+                Ok(Rights::of_user(&user))
             }
             _ => Err(gone(name)),
         }
