@@ -60,7 +60,7 @@ fn shop(id: &str) -> NewDatabase {
             adopted: false,
             created_at: UnixMillis(0),
             created_by: "test".to_owned(),
-            history: Vec::new(),
+            history: Default::default(),
         },
         route: RouteRecord::first(id, name, place, 10),
         logins: vec![Login {

@@ -109,7 +109,7 @@ impl Port {
             adopted: false,
             created_at: now,
             created_by: "ops".to_owned(),
-            history: Vec::new(),
+            history: Default::default(),
         };
         let place = Place {
             system: SystemName::parse("one").unwrap(),

@@ -400,7 +400,7 @@ mod tests {
                 adopted: false,
                 created_at: UnixMillis(0),
                 created_by: "ops".to_owned(),
-                history: Vec::new(),
+                history: Default::default(),
             };
             let route = RouteRecord::of(&database, place);
             catalog.databases().create(&NewDatabase { database, route, logins: Vec::new() }).await.unwrap();

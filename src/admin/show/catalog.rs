@@ -5,7 +5,7 @@ use crate::admin::context::{Caller, Cluster};
 use crate::admin::error::AdminError;
 use crate::admin::systems::version;
 use crate::admin::{find, permission};
-use crate::model::{DatabaseName, DatabaseRecord, Lifecycle, SystemName, TeamName};
+use crate::model::{DatabaseName, DatabaseRecord, Epoch, Lifecycle, SystemName, TeamName, printable};
 
 /// Entries of the audit trail that are shown.
 const AUDIT_ROWS_MAX: usize = 1_000;
@@ -69,18 +69,25 @@ pub(in crate::admin) async fn show_history(
         return Err(permission::unseen(cluster, caller, name).await?);
     };
     let sees_place = !caller.rights.is_of_product();
+    let older = database.history.first().filter(|_| database.history.older() > 0).map(|first| {
+        let what = format!("{} older entries are not kept here: SHOW AUDIT", database.history.older());
+        row![first.at, "freehold", what, None::<Epoch>]
+    });
     let rows = database.history.iter().filter_map(|entry| {
         let what = if sees_place { Some(entry.what.as_str()) } else { entry.of_product() };
-        Some(row![entry.at, entry.who.as_str(), what?, entry.epoch.filter(|_| sees_place)])
+        let what = printable::one_line(what?);
+        Some(row![entry.at, entry.who.as_str(), &*what, entry.epoch.filter(|_| sees_place)])
     });
-    Ok(rows.collect())
+    Ok(older.into_iter().chain(rows).collect())
 }
 
 pub(in crate::admin) async fn show_audit(cluster: &Cluster) -> Result<Vec<Row>, AdminError> {
     let entries = cluster.catalog().audit().newest(AUDIT_ROWS_MAX).await?;
     let rows = entries.into_iter().map(|entry| {
         let address = entry.address.map(|address| address.to_string());
-        row![entry.at, entry.who, entry.command, entry.reason, entry.outcome, address]
+        let plain = |text: &str| printable::one_line(text).into_owned();
+        let (command, reason) = (plain(&entry.command), entry.reason.as_deref().map(plain));
+        row![entry.at, entry.who, command, reason, plain(&entry.outcome), address]
     });
     Ok(rows.collect())
 }
