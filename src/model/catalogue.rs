@@ -201,8 +201,14 @@ pub struct AuditEntry {
     pub command: String,
     /// The REASON the caller gave.
     pub reason: Option<String>,
-    /// `ok`, or the SQLSTATE and message.
+    /// `ok`, or the SQLSTATE and message; [`AuditEntry::PENDING`] until the command has ended.
     pub outcome: String,
+}
+
+impl AuditEntry {
+    /// The outcome of a command whose change is committed and whose end is not recorded: it runs, or the
+    /// process ended before.
+    pub const PENDING: &str = "ok so far";
 }
 
 #[cfg(test)]

@@ -181,7 +181,7 @@ impl Cluster {
         self.catalog().with_guard(Arc::new(caller.permit.clone()))
     }
 
-    /// The audit entry of a command that succeeds.
+    /// The audit entry of a command that has not ended.
     pub(in crate::admin) fn new_trail(
         &self,
         caller: &Caller,
@@ -189,7 +189,8 @@ impl Cluster {
         reason: Option<String>,
     ) -> Trail {
         let (who, address) = (caller.who.clone(), caller.address);
-        let entry = AuditEntry { at: self.now(), who, address, command, reason, outcome: OK.to_owned() };
+        let outcome = AuditEntry::PENDING.to_owned();
+        let entry = AuditEntry { at: self.now(), who, address, command, reason, outcome };
         let id = self.audit_ids.lock().unwrap_or_else(PoisonError::into_inner).generate().ok();
         Trail::new(id.unwrap_or_else(ulid::Ulid::generate), entry)
     }

@@ -129,6 +129,7 @@ impl Executor {
     /// A command that was executed but could not be audited stays executed: the log says so. Most commands
     /// write their entry in the commit of their change.
     async fn audit(&self, trail: &Trail, caller: &Caller, outcome: &Result<Answer, AdminError>) {
+        let error = outcome.as_ref().err();
         let (outcome, is_bounded) = match outcome {
             Ok(_) => (OK.to_owned(), false),
             Err(error) => {
@@ -139,6 +140,10 @@ impl Executor {
         let AuditEntry { who, command, .. } = trail.entry();
         tracing::info!(who, command, outcome, "admin command");
         if is_bounded && !self.refusals.may_write(who) {
+            return;
+        }
+        // The operation writes its outcome when it ends.
+        if matches!(error, Some(AdminError::OperationGoesOn { .. })) {
             return;
         }
         if let Err(error) = self.cluster.catalog().audit().end(trail, outcome).await {
