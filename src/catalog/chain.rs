@@ -518,7 +518,9 @@ impl Chain {
             }
             match linked {
                 _ if self.uncertain.contains(key) => {}
-                _ if self.overwritten.contains(key) => self.flaws.push(Flaw::EntryChanged { key: key.clone() }),
+                _ if self.overwritten.contains(key) => {
+                    self.flaws.push(Flaw::EntryChanged { key: key.clone() })
+                }
                 Some((expected, _)) if expected.is_of(stored) => {}
                 Some(_) => self.flaws.push(Flaw::EntryChanged { key: key.clone() }),
                 None if is_old => {}

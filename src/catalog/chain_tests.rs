@@ -201,8 +201,7 @@ async fn the_entries_from_before_the_chain_are_covered() {
         fixture.put(&key, value.into()).await;
         names.push(key);
     }
-    let before =
-        serde_json::json!({ "count": 3, "last": &names[2], "digest": Sha256::of(lines.as_bytes()) });
+    let before = serde_json::json!({ "count": 3, "last": &names[2], "digest": Sha256::of(lines.as_bytes()) });
     let first = serde_json::json!({ "previous": Sha256::default(), "before": before }).to_string();
     fixture.put(&keys::audit_link(1), first.clone().into()).await;
     let ended = AuditEntry { outcome: "ok, after a restart".to_owned(), ..entry(2) };
@@ -294,8 +293,7 @@ async fn a_link_changes_nothing_but_an_outcome_that_is_still_to_come() {
             "replaced": Sha256::of(&fixture.value(&key).await),
             "fixed": link["entries"][&key]["fixed"],
         });
-        let link =
-            serde_json::json!({ "version": 2, "previous": kept.digest, "entries": { &key: digests } });
+        let link = serde_json::json!({ "version": 2, "previous": kept.digest, "entries": { &key: digests } });
         fixture.put(&keys::audit_link(kept.sequence + 1), link.to_string().into()).await;
         fixture.put(&key, value.into()).await;
         let flaws = fixture.verify(Some(kept)).await.flaws;

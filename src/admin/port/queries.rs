@@ -125,6 +125,21 @@ impl Queries {
         }
     }
 
+    /// Why the connection ends that has been idle for its time; `None`: it may go on. It takes a place, and
+    /// one of the platform's team may wait for work on it.
+    pub(in crate::admin) async fn ends_when_idle(&self) -> Option<Refusal> {
+        match self.directory.rights(&self.name, self.origin).await {
+            Ok(rights) if rights.is_of_product() => {
+                let idle = "terminating connection: it was idle for too long";
+                let reason = Refusal::fatal(SqlState::IDLE_SESSION_TIMEOUT, idle);
+                Some(reason.with_hint("Connect again for the next command."))
+            }
+            Ok(_) => None,
+            // The store did not answer: the next command says so.
+            Err(refusal) => (refusal.severity == Severity::Fatal).then_some(refusal),
+        }
+    }
+
     /// Portals end with their transaction. See "Extended Query" in the chapter "Frontend/Backend Protocol".
     pub(in crate::admin) fn end_portals<C>(&self, client: &C)
     where
