@@ -23,8 +23,9 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::audited::{self, Refusals};
+use super::audited::{self, Rates};
 use super::context::{Caller, Cluster, ExecutorParts, Local, OK};
+use super::people_error::PeopleError;
 use super::{
     adopt, audit, create, databases, discretion, drop, enable, kill, moves, pause, people, permission,
     process, reconnect, systems, teams, transfers, transitions,
@@ -48,7 +49,7 @@ use crate::telemetry::names;
 pub struct Executor {
     cluster: Arc<Cluster>,
     local: Arc<Local>,
-    refusals: Arc<Refusals>,
+    rates: Arc<Rates>,
 }
 
 impl fmt::Debug for Executor {
@@ -60,7 +61,7 @@ impl fmt::Debug for Executor {
 impl Executor {
     pub fn new(parts: ExecutorParts) -> Executor {
         let (cluster, local) = parts.into_contexts();
-        Executor { cluster: Arc::new(cluster), local: Arc::new(local), refusals: Arc::default() }
+        Executor { cluster: Arc::new(cluster), local: Arc::new(local), rates: Arc::default() }
     }
 
     /// The users that may log in.
@@ -81,7 +82,10 @@ impl Executor {
         let effect = command(&parsed.statement).effect;
         let trail = (effect == Effect::Change).then(|| self.trail(parsed, caller));
         let caller = &Caller { trail: trail.clone(), ..caller.clone() };
-        let outcome = self.dispatch(&parsed.statement, caller).await;
+        let outcome = match self.rates.check_change(caller, &command(&parsed.statement)) {
+            Ok(()) => self.dispatch(&parsed.statement, caller).await,
+            Err(too_fast) => Err(too_fast.into()),
+        };
         let outcome = outcome.inspect_err(|error| {
             tracing::debug!(error = error as &dyn std::error::Error, "a command is refused");
         });
@@ -139,7 +143,9 @@ impl Executor {
         };
         let AuditEntry { who, command, .. } = trail.entry();
         tracing::info!(who, command, outcome, "admin command");
-        if is_bounded && !self.refusals.may_write(who) {
+        // What is refused for its rate may come at any rate.
+        let is_too_fast = matches!(error, Some(AdminError::People(PeopleError::TooFast { .. })));
+        if is_too_fast || (is_bounded && !self.rates.may_write_refusal(who)) {
             return;
         }
         // The operation writes its outcome when it ends.

@@ -20,6 +20,8 @@ pub(in crate::admin) enum PeopleError {
     /// The right was there when the command began.
     #[error("permission denied: what allowed \"{user}\" to run {command} has changed meanwhile")]
     HasChanged { user: String, command: String },
+    #[error("user \"{user}\" has made too many changes in a row")]
+    TooFast { user: String, in_a_row_max: u32 },
     /// A clause that only another side may use.
     #[error("permission denied: \"{user}\" may not change {what}")]
     Clause { user: String, what: &'static str, detail: String, side: Blame },
@@ -48,6 +50,7 @@ impl Explain for PeopleError {
         match self {
             PeopleError::InFile { .. } => SqlState::DUPLICATE_OBJECT,
             PeopleError::NotGranted { .. } => SqlState::UNDEFINED_OBJECT,
+            PeopleError::TooFast { .. } => SqlState::CONFIGURATION_LIMIT_EXCEEDED,
             PeopleError::MayOnlyLook { .. }
             | PeopleError::Denied { .. }
             | PeopleError::HasChanged { .. }
@@ -58,9 +61,10 @@ impl Explain for PeopleError {
     /// The side that can do, or grant, what is wanted.
     fn blame(&self) -> Blame {
         match self {
-            PeopleError::InFile { .. } | PeopleError::NotGranted { .. } | PeopleError::HasChanged { .. } => {
-                Blame::Client
-            }
+            PeopleError::InFile { .. }
+            | PeopleError::NotGranted { .. }
+            | PeopleError::HasChanged { .. }
+            | PeopleError::TooFast { .. } => Blame::Client,
             PeopleError::Denied { roles, .. } if roles.contains(&UserRole::Owner) => Blame::Product,
             PeopleError::Denied { .. } | PeopleError::MayOnlyLook { .. } => Blame::Platform,
             PeopleError::Clause { side, .. } => *side,
@@ -68,7 +72,10 @@ impl Explain for PeopleError {
     }
 
     fn retry(&self) -> Retry {
-        Retry::Never
+        match self {
+            PeopleError::TooFast { .. } => Retry::Later,
+            _ => Retry::Never,
+        }
     }
 
     fn message(&self) -> String {
@@ -95,6 +102,9 @@ impl Explain for PeopleError {
                  Nothing was changed by this command."
                     .to_owned(),
             ),
+            PeopleError::TooFast { in_a_row_max, .. } => {
+                Some(format!("It may make {in_a_row_max}, and one more each second."))
+            }
             PeopleError::Clause { detail, .. } => Some(detail.clone()),
         }
     }
@@ -121,6 +131,7 @@ impl Explain for PeopleError {
             PeopleError::HasChanged { .. } => Some(
                 "SHOW GRANTS; lists what is granted. Run the command again if it still applies.".to_owned(),
             ),
+            PeopleError::TooFast { .. } => Some("Wait, and run the command again.".to_owned()),
             PeopleError::Clause { side, .. } => Some(format!("Ask the {side}.")),
         }
     }
