@@ -13,7 +13,7 @@ use super::store::Revision;
 use crate::model::DatabaseRecord;
 
 /// On what the permission of a command rests.
-pub trait Guard: fmt::Debug + Send + Sync {
+pub trait CommitGuard: fmt::Debug + Send + Sync {
     /// A key that must not have been written since: the commit fails with
     /// [`StoreError::NotPermitted`](super::store::StoreError::NotPermitted) otherwise.
     fn unchanged(&self) -> Option<(String, Revision)>;

@@ -39,7 +39,7 @@ mod tests;
 pub use changes::{Changes, FollowedRecord, ListWatch, RecordEvent};
 pub use databases::{NewDatabase, NewDatabaseOutcome};
 pub use fleet::FleetAcks;
-pub use guard::Guard;
+pub use guard::CommitGuard;
 pub use login_refresh::{
     LoginRefreshOutcome, LoginRefreshReceiver, LoginRefreshRequest, LoginRefreshSender, ReadingDebts,
 };

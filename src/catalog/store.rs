@@ -267,7 +267,7 @@ pub enum StoreError {
     Contended { key: String, attempts: u32 },
     #[error("{key} is not in the store")]
     Missing { key: String },
-    /// The [`Guard`](super::guard::Guard) of the catalogue refuses the change.
+    /// The [`CommitGuard`](super::guard::CommitGuard) of the catalogue refuses the change.
     #[error("what the permission rests on has changed: {key}")]
     NotPermitted { key: String },
     /// A write to disk failed earlier. What is on disk is unknown, so every call fails until the process

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::chain;
-use super::guard::Guard;
+use super::guard::CommitGuard;
 use super::store::{
     Compare, Durability, Entry, LeaseId, Range, Revision, Snapshot, Store, StoreError, Txn, TxnOutcome, Write,
 };
@@ -67,7 +67,7 @@ pub struct Catalog {
     /// The audit entry to write with the next commit.
     trail: Option<Trail>,
     /// Of the user whose command writes.
-    guard: Option<Arc<dyn Guard>>,
+    guard: Option<Arc<dyn CommitGuard>>,
 }
 
 impl fmt::Debug for Catalog {
@@ -89,7 +89,7 @@ impl Catalog {
     }
 
     /// The same store; what is written through it is written only while the guard permits it.
-    pub fn with_guard(&self, guard: Arc<dyn Guard>) -> Catalog {
+    pub fn with_guard(&self, guard: Arc<dyn CommitGuard>) -> Catalog {
         let mut catalog = self.clone();
         catalog.guard = Some(guard);
         catalog

@@ -24,7 +24,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::permission::Permit;
+use crate::admin::permission::CommandPermit;
 use crate::admin::rights::Rights;
 use crate::admin::show::samples::Samples;
 use crate::admin::statement::{Drain, ShutdownMode};
@@ -129,7 +129,7 @@ pub struct Caller {
     /// The audit entry of the running command.
     pub trail: Option<Trail>,
     /// What the running command may change.
-    pub permit: Permit,
+    pub permit: CommandPermit,
 }
 
 impl Caller {

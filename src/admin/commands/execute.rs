@@ -311,7 +311,7 @@ mod tests {
     use super::*;
     use crate::admin::commands::{COMMANDS, Command};
     use crate::admin::parse;
-    use crate::admin::permission::Permit;
+    use crate::admin::permission::CommandPermit;
     use crate::admin::rights::{Own, Rights};
     use crate::admin::sql::parse_tests::{EXAMPLES, example_of};
     use crate::catalog::embedded::EmbeddedStore;
@@ -364,7 +364,7 @@ mod tests {
             notices: mpsc::channel(1).0,
             cancel: CancellationToken::new(),
             trail: None,
-            permit: Permit::default(),
+            permit: CommandPermit::default(),
         };
         let mut rows = Vec::new();
         for Parsed { statement, text } in statements() {
@@ -457,7 +457,7 @@ mod tests {
             notices: mpsc::channel(1).0,
             cancel: CancellationToken::new(),
             trail: None,
-            permit: Permit::default(),
+            permit: CommandPermit::default(),
         };
         let Parsed { statement, .. } =
             statements().into_iter().find(|parsed| command(&parsed.statement) == *row).unwrap();

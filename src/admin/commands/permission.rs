@@ -16,13 +16,13 @@ use crate::admin::commands::{Command, title};
 use crate::admin::error::AdminError;
 use crate::admin::statement::{Statement, Subject};
 use crate::catalog::store::{Revision, StoreError};
-use crate::catalog::{Guard, keys};
+use crate::catalog::{CommitGuard, keys};
 use crate::model::{DatabaseName, DatabaseRecord, TeamName, TeamRole, UserName};
 
 /// A right that was checked, as the guard of everything that the command writes: see [`crate::catalog::guard`].
 /// The default is that nothing was checked, and permits no change of a database.
 #[derive(Debug, Clone, Default)]
-pub struct Permit {
+pub struct CommandPermit {
     grounds: Grounds,
     /// The record of the user, and the commit that wrote it when the rights were read.
     record: Option<(String, Revision)>,
@@ -41,7 +41,7 @@ enum Grounds {
     },
 }
 
-impl Guard for Permit {
+impl CommitGuard for CommandPermit {
     fn unchanged(&self) -> Option<(String, Revision)> {
         self.record.clone()
     }
@@ -74,19 +74,19 @@ pub(in crate::admin) async fn check(
     caller: &Caller,
     row: &Command,
     statement: &Statement,
-) -> Result<Permit, AdminError> {
+) -> Result<CommandPermit, AdminError> {
     let record = caller.rights.record().and_then(|revision| {
         let user = UserName::parse(&caller.who).ok()?;
         Some((keys::user(&user), revision))
     });
     if caller.rights.holds_on_platform(row.permission.roles) {
-        return Ok(Permit { grounds: Grounds::Platform, record });
+        return Ok(CommandPermit { grounds: Grounds::Platform, record });
     }
     check_own(cluster, caller, row, statement).await?;
     let Permission { roles, own } = row.permission;
     let rights = caller.rights.clone();
     let grounds = own.map_or(Grounds::Nothing, |own| Grounds::Team { own, roles, rights });
-    Ok(Permit { grounds, record })
+    Ok(CommandPermit { grounds, record })
 }
 
 /// Refuses a user without a role on the platform that would be enough.

@@ -358,7 +358,8 @@ commands! {
         ["rule_number" Int4, "line_number" Int4, "type", "database", "user_name", "address", "auth_method", "options", "file_name"],
         "The rules by which applications come in, in their order; the first that is for a client decides.";
     SHOW_AUDIT: Cluster Look (Operator Admin Auditor Stats) "SHOW", "SHOW AUDIT" => Audit catalog::show_audit(), ["at", "who", "command", "reason", "outcome", "address"],
-        "Who changed what, newest first, and from which address. A change and its entry are one commit. Entries of freehold tell what a start has mended: \
+        "Who changed what, newest first, and from which address. A change and its entry are one commit; \
+         the outcome is \"ok so far\" until the command has ended. Entries of freehold tell what a start has mended: \
          records that an older version had not written together, and routes that had not followed ALTER SYSTEM yet.";
     VERIFY_AUDIT: Cluster Check (Operator Admin Auditor) "VERIFY AUDIT", "VERIFY AUDIT [HEAD 'number:digest']", ["entries" Int8, "links" Int8, "head"],
         "Compares every entry of SHOW AUDIT with the chain of digests that is written with the entries. An entry that was changed, removed, \
