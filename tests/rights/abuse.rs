@@ -130,3 +130,18 @@ async fn an_idle_connection_ends_unless_its_user_has_a_role_on_the_platform() {
     ops.run("SHOW USERS").await;
     port.login("alice").await;
 }
+
+/// The old password may be why it was changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_password_ends_the_connections_that_logged_in_with_the_old_one() {
+    let port = Port::open().await;
+    let alice = port.user("alice", &["OWNER ON TEAM payments"]).await;
+    let other = port.login("alice").await;
+    alice.run("ALTER USER alice PASSWORD 'another horse and battery'").await;
+    alice.run("SHOW DATABASES").await;
+    let error = super::refused(&other, "SHOW DATABASES").await;
+    assert_eq!(error.code().code(), "28000", "{error:?}");
+    port.login(OPS).await.run("ALTER USER alice PASSWORD 'a third horse and battery'").await;
+    let error = super::refused(&alice, "SHOW DATABASES").await;
+    assert_eq!(error.code().code(), "28000", "{error:?}");
+}

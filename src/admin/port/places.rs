@@ -109,7 +109,8 @@ mod tests {
     use super::*;
     use crate::model::{Granted, PlatformRole, UnixMillis, UserGrant};
 
-    const OF_CATALOGUE: Origin = Origin::Catalogue { created_at: UnixMillis(1) };
+    const OF_CATALOGUE: Origin =
+        Origin::Catalogue { created_at: UnixMillis(1), password_changed_at: UnixMillis(1) };
 
     fn platform(role: PlatformRole) -> Rights {
         let grant = UserGrant::Platform { role };
