@@ -32,8 +32,8 @@ impl AuditRecords<'_> {
         self.catalog.list_range(range).await.map(Listing::into_values)
     }
 
-    /// Records the command's outcome in the entry. Writes nothing if that is written already: an entry keeps the
-    /// outcome that it has.
+    /// Records the command's outcome in the entry. Writes nothing if that is written already: an entry keeps
+    /// the outcome that it has.
     pub async fn end(self, trail: &Trail, outcome: String) -> Result<AuditEntry, StoreError> {
         let entry = AuditEntry { outcome, ..trail.entry().clone() };
         if !trail.is_written() || entry != *trail.entry() {

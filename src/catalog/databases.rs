@@ -101,8 +101,9 @@ impl DatabaseRecords<'_> {
 
     /// Changes a database, and in the same commit what follows from its record: the terms of its route or, if
     /// it is now deleted, the removal of its name, route and logins. A team that it names anew must exist:
-    /// otherwise [`StoreError::Missing`] has the team's key. The catalogue's [`CommitGuard`](super::CommitGuard) is asked
-    /// about each record that `change` gets. See [`Catalog::update`].
+    /// otherwise [`StoreError::Missing`] has the team's key. The catalogue's
+    /// [`CommitGuard`](super::CommitGuard) is asked about each record that `change` gets. See
+    /// [`Catalog::update`].
     pub async fn change<E: From<StoreError> + Send>(
         self,
         id: &DatabaseId,

@@ -24,7 +24,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::permission::CommandPermit;
+use crate::admin::permit::CommandPermit;
 use crate::admin::rights::Rights;
 use crate::admin::show::samples::Samples;
 use crate::admin::statement::{Drain, ShutdownMode};

@@ -309,9 +309,9 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::admin::commands::{COMMANDS, Command};
+    use crate::admin::commands::{self, COMMANDS, Command};
     use crate::admin::parse;
-    use crate::admin::permission::CommandPermit;
+    use crate::admin::permit::CommandPermit;
     use crate::admin::rights::{Own, Rights};
     use crate::admin::sql::parse_tests::{EXAMPLES, example_of};
     use crate::catalog::embedded::EmbeddedStore;
@@ -459,10 +459,22 @@ mod tests {
             trail: None,
             permit: CommandPermit::default(),
         };
-        let Parsed { statement, .. } =
-            statements().into_iter().find(|parsed| command(&parsed.statement) == *row).unwrap();
-        let permit = permission::check(&cluster, &caller, row, &statement).await.unwrap();
         let id = DatabaseId::parse("db_shop").unwrap();
+        let as_it_needs = |database: &mut DatabaseRecord| {
+            match *row {
+                commands::REVIVE_DATABASE => {
+                    database.lifecycle = Lifecycle::Quarantined { reason: String::new(), until: None };
+                }
+                commands::CANCEL_TRANSFER => database.offer = Some(to("stock")),
+                _ => {}
+            }
+            Ok::<(), StoreError>(())
+        };
+        catalog.databases().change(&id, as_it_needs).await.unwrap();
+        let own = parse("ALTER DATABASE shop PURPOSE 'orders and carts of the shop'").unwrap();
+        let mut examples = own.into_iter().chain(statements());
+        let Parsed { statement, .. } = examples.find(|parsed| command(&parsed.statement) == *row).unwrap();
+        let permit = permission::check(&cluster, &caller, row, &statement).await.unwrap();
         match between {
             Between::AnotherOwner => {
                 let given = |database: &mut DatabaseRecord| {

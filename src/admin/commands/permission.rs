@@ -11,62 +11,14 @@
 use super::context::{Caller, Cluster};
 use super::find;
 use super::people_error::PeopleError;
-use super::rights::{Own, Permission, Rights, UserRole};
+use super::permit::{CommandPermit, deciding_team, suffices};
+use super::rights::{Own, Rights, UserRole};
 use crate::admin::commands::{Command, title};
 use crate::admin::error::AdminError;
 use crate::admin::statement::{Statement, Subject};
-use crate::catalog::store::{Revision, StoreError};
-use crate::catalog::{CommitGuard, keys};
-use crate::model::{DatabaseName, DatabaseRecord, TeamName, TeamRole, UserName};
-
-/// A right that was checked, as the guard of everything that the command writes: see [`crate::catalog::guard`].
-/// The default is that nothing was checked, and permits no change of a database.
-#[derive(Debug, Clone, Default)]
-pub struct CommandPermit {
-    grounds: Grounds,
-    /// The record of the user, and the commit that wrote it when the rights were read.
-    record: Option<(String, Revision)>,
-}
-
-#[derive(Debug, Clone, Default)]
-enum Grounds {
-    #[default]
-    Nothing,
-    Platform,
-    /// A role in the team that has to do with the database in this way.
-    Team {
-        own: Own,
-        roles: &'static [UserRole],
-        rights: Rights,
-    },
-}
-
-impl CommitGuard for CommandPermit {
-    fn unchanged(&self) -> Option<(String, Revision)> {
-        self.record.clone()
-    }
-
-    fn may_change(&self, database: &DatabaseRecord) -> bool {
-        match &self.grounds {
-            Grounds::Nothing => false,
-            Grounds::Platform => true,
-            Grounds::Team { own, roles, rights } => {
-                let decides = deciding_team(*own, database);
-                decides.is_some_and(|team| suffices(rights.on_team(team), roles))
-            }
-        }
-    }
-}
-
-/// The team whose role decides over a change of a database; `None`: nothing of it can be changed so.
-fn deciding_team(own: Own, database: &DatabaseRecord) -> Option<&TeamName> {
-    match (own, &database.offer) {
-        (Own::Offer, Some(offer)) => Some(&offer.to),
-        // Without an offer, the command itself says so.
-        (Own::Offer, None) | (Own::Database, _) => Some(&database.owner),
-        (Own::Seen | Own::Rows | Own::Team | Own::User, _) => None,
-    }
-}
+use crate::catalog::keys;
+use crate::catalog::store::StoreError;
+use crate::model::{DatabaseName, DatabaseRecord, TeamName, UserName};
 
 /// Refuses a command that the user may not run. The answer is the guard of what the command writes.
 pub(in crate::admin) async fn check(
@@ -80,13 +32,10 @@ pub(in crate::admin) async fn check(
         Some((keys::user(&user), revision))
     });
     if caller.rights.holds_on_platform(row.permission.roles) {
-        return Ok(CommandPermit { grounds: Grounds::Platform, record });
+        return Ok(CommandPermit::of_platform(record));
     }
     check_own(cluster, caller, row, statement).await?;
-    let Permission { roles, own } = row.permission;
-    let rights = caller.rights.clone();
-    let grounds = own.map_or(Grounds::Nothing, |own| Grounds::Team { own, roles, rights });
-    Ok(CommandPermit { grounds, record })
+    Ok(CommandPermit::of_team(row.permission, &caller.rights, record))
 }
 
 /// Refuses a user without a role on the platform that would be enough.
@@ -142,14 +91,6 @@ pub(in crate::admin) fn explained(error: AdminError, caller: &Caller, row: &Comm
 /// `CANCEL TRANSFER`
 fn name(row: &Command) -> String {
     title(row).trim_end_matches(" OF").to_owned()
-}
-
-fn suffices(held: Option<TeamRole>, roles: &[UserRole]) -> bool {
-    match held {
-        Some(TeamRole::Owner) => roles.contains(&UserRole::Owner) || roles.contains(&UserRole::Viewer),
-        Some(TeamRole::Viewer) => roles.contains(&UserRole::Viewer),
-        None => false,
-    }
 }
 
 fn denied(caller: &Caller, row: &Command, team: Option<&TeamName>) -> AdminError {

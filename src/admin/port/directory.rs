@@ -10,9 +10,10 @@
 //! can stand in both only after the file was edited.
 //!
 //! # Why rights are read anew for each command
-//! REVOKE and DROP USER have to hold for connections that are open, and so has a new password: the old one may
-//! be known to another person. A user that was dropped, or whose name is now of the other kind, has no rights
-//! any more, also if there is a new user of that name. The connection that changes its own password goes on.
+//! REVOKE and DROP USER have to hold for connections that are open, and so has a new password: the old one
+//! may be known to another person. A user that was dropped, or whose name is now of the other kind, has no
+//! rights any more, also if there is a new user of that name. The connection that changes its own password
+//! goes on.
 
 use std::sync::Arc;
 

@@ -49,7 +49,7 @@ use crate::admin::error::AdminError;
 use crate::admin::execute::Executor;
 use crate::admin::lookup::command;
 use crate::admin::parse::{Parsed, parse};
-use crate::admin::permission::CommandPermit;
+use crate::admin::permit::CommandPermit;
 use crate::admin::port::connections::AdminConnection;
 use crate::admin::port::directory::{Directory, Origin};
 use crate::admin::port::row_encoding::{check_formats, fields, response};
