@@ -143,6 +143,7 @@ async fn serve(users: &std::path::Path, executor: Executor) -> AdminServer {
         access: std::sync::Arc::default(),
         mock: freehold::auth::scram::MockSecret::from_random([2; 32]),
         login_time_max: Duration::from_secs(10),
+        idle_time_max: freehold::admin::serve::IDLE_TIME_MAX,
     };
     AdminServer::start(options, executor).await.unwrap()
 }

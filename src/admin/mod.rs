@@ -17,6 +17,7 @@ pub use commands::answer::{Answer, Row};
 pub use commands::context::{Caller, ExecutorParts, ProcessRequest};
 pub use commands::error::{identifier, literal};
 pub use commands::execute::{self, Executor};
+pub use commands::permit::{self, CommandPermit};
 pub use commands::rights::{self, Own, Permission, Rights, UserRole};
 pub use port::serve::{self, AdminOptions, AdminServer};
 pub use port::users::{self, Users, UsersError, read_users, user_line};

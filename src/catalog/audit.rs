@@ -65,8 +65,8 @@ impl AuditRecords<'_> {
         }
     }
 
-    /// Records the command's final outcome in the entry, and what the people of the product are told of it.
-    /// Writes nothing if that is written already.
+    /// Records the command's outcome in the entry, and what the people of the product are told of it. Writes
+    /// nothing if that is written already: an entry keeps the outcome that it has.
     pub async fn end(self, trail: &Trail, outcome: String, told: Told) -> Result<AuditEntry, StoreError> {
         let entry = AuditEntry { outcome, told, ..trail.entry().clone() };
         if !trail.is_written() || entry != *trail.entry() {

@@ -14,8 +14,15 @@
 //! that is verified must pass through it.
 //!
 //! # Why links are records of their own
-//! The entry of a command is written with the command's change, and again with the final outcome. A digest in
-//! the entry would not survive the second write, and the digest of the first would be lost.
+//! The entry of a command is written with the command's change, as one whose outcome is to come
+//! ([`AuditEntry::PENDING`]), and again with its outcome. A digest in the entry would not survive the second
+//! write, and the digest of the first would be lost.
+//!
+//! # Why a part of an entry has a digest of its own
+//! A link that follows may replace an entry, so whoever can add a link could replace any entry by another
+//! one, and each head that was kept would still be part of the chain. So the second link of an entry may
+//! change its outcome alone, and only once: its first link says whether the outcome is still to come. Links
+//! of the first version do not tell the two apart, and none of them is accepted after one of the second.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -27,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys;
 use super::store::{Compare, Entry, Range, Store, StoreError, Txn, TxnOutcome, Write};
+use crate::model::AuditEntry;
 
 /// How many records are read at once.
 const PAGE: usize = 1_000;
@@ -127,6 +135,9 @@ impl FromStr for Head {
 /// One link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Link {
+    /// 1: the digests of an entry are of its whole text alone. 2: its fixed part has a digest, too.
+    #[serde(default = "first_version")]
+    version: u32,
     /// That of the link before; zeros in the first.
     previous: Sha256,
     /// By key: the entries that the commit wrote.
@@ -137,12 +148,56 @@ struct Link {
     before: Option<EntriesBefore>,
 }
 
+/// The version of the links that are written now.
+const VERSION: u32 = 2;
+
+fn first_version() -> u32 {
+    1
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct LinkedEntry {
     digest: Sha256,
     /// That of the entry which this one replaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     replaced: Option<Sha256>,
+    /// That of everything but the outcome and what is told of it; from version 2 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fixed: Option<Sha256>,
+    /// The outcome is still to come.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_pending: bool,
+}
+
+impl LinkedEntry {
+    fn is_of(&self, stored: &StoredEntry) -> bool {
+        self.digest == stored.digest && self.fixed.is_none_or(|fixed| fixed == stored.fixed)
+    }
+}
+
+/// An entry as it is stored.
+#[derive(Debug, Clone, Copy)]
+struct StoredEntry {
+    digest: Sha256,
+    /// Of everything but the outcome and what is told of it: who, when, from where, which command and why.
+    fixed: Sha256,
+    is_pending: bool,
+}
+
+impl StoredEntry {
+    fn of(value: &[u8]) -> StoredEntry {
+        let digest = Sha256::of(value);
+        let unread = StoredEntry { digest, fixed: digest, is_pending: false };
+        let Ok(mut members) = serde_json::from_slice::<BTreeMap<String, serde_json::Value>>(value) else {
+            return unread;
+        };
+        let outcome = members.remove("outcome");
+        // What is told of a refusal is less than what is told of the command.
+        members.remove("told");
+        let Ok(fixed) = serde_json::to_vec(&members) else { return unread };
+        let is_pending = outcome.is_some_and(|outcome| outcome == AuditEntry::PENDING);
+        StoredEntry { digest, fixed: Sha256::of(&fixed), is_pending }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,8 +230,9 @@ fn audited(txn: &Txn) -> impl Iterator<Item = (&String, &Bytes)> {
     })
 }
 
-/// Commits a transaction and, with it, the link of its audit entries. Retries if another commit has written
-/// the next link first: that is no conflict of the transaction.
+/// Commits a transaction and, with it, the link of its audit entries. An entry that has its outcome keeps it:
+/// another write of it is left out. Retries if another commit has written the next link first: that is no
+/// conflict of the transaction.
 pub(super) async fn commit(store: &Arc<dyn Store>, txn: Txn) -> Result<TxnOutcome, StoreError> {
     let mut head = head(store).await?;
     for _ in 0..ATTEMPTS_MAX {
@@ -185,11 +241,22 @@ pub(super) async fn commit(store: &Arc<dyn Store>, txn: Txn) -> Result<TxnOutcom
         }
         let mut linked = txn.clone();
         let mut entries = BTreeMap::new();
+        let mut ended = Vec::new();
         for (key, value) in audited(&txn) {
-            let replaced = store.get(key).await?.entry.map(|entry| Sha256::of(&entry.value));
-            entries.insert(key.clone(), LinkedEntry { digest: Sha256::of(value), replaced });
+            let before = store.get(key).await?.entry.map(|entry| StoredEntry::of(&entry.value));
+            if before.is_some_and(|before| !before.is_pending) {
+                ended.push(key.clone());
+                continue;
+            }
+            let StoredEntry { digest, fixed, is_pending } = StoredEntry::of(value);
+            let replaced = before.map(|before| before.digest);
+            entries.insert(key.clone(), LinkedEntry { digest, replaced, fixed: Some(fixed), is_pending });
         }
-        let link = Link { previous: head.digest, entries, before: None };
+        linked.writes.retain(|write| !matches!(write, Write::Put { key, .. } if ended.contains(key)));
+        if entries.is_empty() {
+            return store.commit(linked).await;
+        }
+        let link = Link { version: VERSION, previous: head.digest, entries, before: None };
         add(&mut linked, head.sequence + 1, &link)?;
         match store.commit(linked).await? {
             TxnOutcome::Conflict => {
@@ -239,7 +306,7 @@ async fn begin(store: &Arc<dyn Store>) -> Result<Head, StoreError> {
         last: last.clone(),
         digest: digest_of_all(digests.iter().map(|(key, digest)| (key.as_str(), *digest))),
     });
-    let link = Link { previous: Sha256::default(), entries: BTreeMap::new(), before };
+    let link = Link { version: VERSION, previous: Sha256::default(), entries: BTreeMap::new(), before };
     let mut txn = Txn::default();
     add(&mut txn, 1, &link)?;
     // If another commit has begun the chain, this one goes on with that.
@@ -341,7 +408,7 @@ pub(super) async fn verify(store: &Arc<dyn Store>, kept: Option<Head>) -> Result
     let mut entries = Vec::new();
     let mut pages = Pages::of(store, keys::AUDIT);
     while let Some(page) = pages.next().await? {
-        entries.extend(page.into_iter().map(|entry| (entry.key, Sha256::of(&entry.value))));
+        entries.extend(page.into_iter().map(|entry| (entry.key, StoredEntry::of(&entry.value))));
     }
     // What was written since the links were read may or may not be among the entries.
     let before = chain.last.sequence;
@@ -352,12 +419,29 @@ pub(super) async fn verify(store: &Arc<dyn Store>, kept: Option<Head>) -> Result
     Ok(chain.compare(&entries))
 }
 
+/// Whether a link may have this entry, after an earlier one had it as it is known. In the first version
+/// nothing tells the outcome from the rest: the entry may have been replaced as a whole.
+fn may_follow(known: Option<LinkedEntry>, entry: LinkedEntry, is_first_version: bool) -> bool {
+    match known {
+        _ if is_first_version => true,
+        None => entry.replaced.is_none(),
+        Some(known) => {
+            let has_its_outcome_now = known.is_pending && !entry.is_pending;
+            has_its_outcome_now && known.fixed == entry.fixed && entry.replaced == Some(known.digest)
+        }
+    }
+}
+
 /// The links as they are read.
 #[derive(Default)]
 struct Chain {
     last: Head,
-    /// By key: the newest digest, and the link that has it.
-    entries: HashMap<String, (Sha256, u64)>,
+    /// By key: the newest digests, and the link that has them.
+    entries: HashMap<String, (LinkedEntry, u64)>,
+    /// Entries that a later link replaces, although nothing of Freehold's does that.
+    overwritten: HashSet<String>,
+    /// The greatest version so far: a chain does not go back to an earlier one.
+    version: u32,
     /// By key: the digest of an entry when the chain began, if it was replaced since.
     replaced: HashMap<String, Sha256>,
     before: Option<EntriesBefore>,
@@ -396,13 +480,18 @@ impl Chain {
         if sequence == 1 {
             self.before = link.before;
         }
+        let is_first_version = link.version < VERSION && self.version < VERSION;
+        self.version = self.version.max(link.version);
         for (key, entry) in link.entries {
-            if !self.entries.contains_key(&key)
-                && let Some(replaced) = entry.replaced
-            {
+            let known = self.entries.get(&key).map(|(known, _)| *known);
+            if !may_follow(known, entry, is_first_version) {
+                self.overwritten.insert(key);
+                continue;
+            }
+            if let (None, Some(replaced)) = (known, entry.replaced) {
                 self.replaced.insert(key.clone(), replaced);
             }
-            self.entries.insert(key, (entry.digest, sequence));
+            self.entries.insert(key, (entry, sequence));
         }
     }
 
@@ -416,22 +505,25 @@ impl Chain {
     }
 
     /// Compares the entries, which are in the order of their keys.
-    fn compare(mut self, entries: &[(String, Sha256)]) -> Verification {
+    fn compare(mut self, entries: &[(String, StoredEntry)]) -> Verification {
         let last_before = self.before.as_ref().map(|before| before.last.as_str());
         let mut old = Vec::new();
-        for (key, digest) in entries {
+        for (key, stored) in entries {
             let is_old = last_before.is_some_and(|last| key.as_str() <= last);
             let linked = self.entries.remove(key);
             if is_old {
                 match (linked, self.replaced.get(key)) {
                     // It was added since, with an earlier time.
                     (Some(_), None) => {}
-                    (_, replaced) => old.push((key.as_str(), *replaced.unwrap_or(digest))),
+                    (_, replaced) => old.push((key.as_str(), *replaced.unwrap_or(&stored.digest))),
                 }
             }
             match linked {
                 _ if self.uncertain.contains(key) => {}
-                Some((expected, _)) if expected == *digest => {}
+                _ if self.overwritten.contains(key) => {
+                    self.flaws.push(Flaw::EntryChanged { key: key.clone() })
+                }
+                Some((expected, _)) if expected.is_of(stored) => {}
                 Some(_) => self.flaws.push(Flaw::EntryChanged { key: key.clone() }),
                 None if is_old => {}
                 None => self.flaws.push(Flaw::EntryAdded { key: key.clone() }),

@@ -24,7 +24,12 @@ fn fixture() -> Fixture {
 }
 
 fn entry(at: u64) -> AuditEntry {
-    AuditEntry::new(UnixMillis(at), "alice", "ALTER DATABASE shop TIER critical")
+    let outcome = AuditEntry::PENDING.to_owned();
+    AuditEntry { outcome, ..AuditEntry::new(UnixMillis(at), "alice", "ALTER DATABASE shop TIER critical") }
+}
+
+fn ok(at: u64) -> AuditEntry {
+    AuditEntry { outcome: "ok".to_owned(), ..entry(at) }
 }
 
 fn trail(at: u64) -> Trail {
@@ -53,6 +58,15 @@ impl Fixture {
         self.write(Write::Delete { key: key.to_owned() }).await;
     }
 
+    /// Writes an entry anew, with a link after `previous` as the first version of the chain had it.
+    async fn replace_as_the_first_version(&self, key: &str, entry: &AuditEntry, previous: Head) {
+        let (written, value) = (self.value(key).await, Bytes::from(serde_json::to_vec(entry).unwrap()));
+        let digests = serde_json::json!({ "digest": Sha256::of(&value), "replaced": Sha256::of(&written) });
+        let link = serde_json::json!({ "previous": previous.digest, "entries": { key: digests } });
+        self.put(&keys::audit_link(previous.sequence + 1), link.to_string().into()).await;
+        self.put(key, value).await;
+    }
+
     async fn value(&self, key: &str) -> Bytes {
         self.store.get(key).await.unwrap().entry.unwrap().value
     }
@@ -78,8 +92,8 @@ async fn a_trail_that_only_freehold_has_written_fits_its_chain() {
         fixture.record(at, if at % 2 == 0 { "ok" } else { "57014: canceled" }).await;
     }
     let found = fixture.verify(Some(early.head)).await;
-    // The first link, one for each entry, and one for each outcome that was another one.
-    assert_eq!((found.entries, found.head.sequence, &found.flaws[..]), (7, 1 + 7 + 3, &[][..]));
+    // The first link, and two for each entry: one with the change, one with the outcome.
+    assert_eq!((found.entries, found.head.sequence, &found.flaws[..]), (7, 1 + 2 * 7, &[][..]));
     assert_eq!(found.head.to_string().parse(), Ok(found.head), "a person can keep it");
     assert_eq!(fixture.verify(Some(empty.head)).await.flaws, [], "an empty chain is where each one begins");
 }
@@ -123,7 +137,7 @@ async fn what_was_done_to_links_is_named() {
         fixture.record(at, "ok").await;
     }
     let kept = fixture.verify(None).await.head;
-    assert_eq!(kept.sequence, 5);
+    assert_eq!(kept.sequence, 1 + 2 * 4);
     let (second, third) = (keys::audit_link(2), keys::audit_link(3));
     let (value, next) = (fixture.value(&second).await, fixture.value(&third).await);
 
@@ -154,6 +168,7 @@ async fn a_head_that_was_kept_shows_a_chain_that_was_cut_or_made_anew() {
     let kept = fixture.verify(None).await.head;
     fixture.delete(&names[2]).await;
     fixture.delete(&keys::audit_link(kept.sequence)).await;
+    fixture.delete(&keys::audit_link(kept.sequence - 1)).await;
     assert_eq!(fixture.flaws().await, [], "the rest fits");
     assert_eq!(fixture.verify(Some(kept)).await.flaws, [Flaw::OtherHead { kept }]);
 
@@ -166,18 +181,26 @@ async fn a_head_that_was_kept_shows_a_chain_that_was_cut_or_made_anew() {
     );
 }
 
-/// A version without a chain wrote entries; one of them gets its outcome after the upgrade.
+/// A version without a chain wrote entries, and a version whose links have one digest gave one of them an
+/// outcome.
 #[tokio::test]
 async fn the_entries_from_before_the_chain_are_covered() {
     let fixture = fixture();
     let mut names = Vec::new();
+    let mut lines = String::new();
     for at in 1..=3 {
         let key = keys::audit(UnixMillis(at), ulid::Ulid::generate());
-        fixture.put(&key, serde_json::to_vec(&entry(at)).unwrap().into()).await;
+        let value = serde_json::to_vec(&ok(at)).unwrap();
+        lines.push_str(&format!("{key} {}\n", Sha256::of(&value)));
+        fixture.put(&key, value.into()).await;
         names.push(key);
     }
+    let before = serde_json::json!({ "count": 3, "last": &names[2], "digest": Sha256::of(lines.as_bytes()) });
+    let first = serde_json::json!({ "previous": Sha256::default(), "before": before }).to_string();
+    fixture.put(&keys::audit_link(1), first.clone().into()).await;
     let ended = AuditEntry { outcome: "ok, after a restart".to_owned(), ..entry(2) };
-    fixture.catalog.batch().put(names[1].clone(), &ended).commit().await.unwrap();
+    let previous = Head { sequence: 1, digest: Sha256::of(first.as_bytes()) };
+    fixture.replace_as_the_first_version(&names[1], &ended, previous).await;
     fixture.record(10, "ok").await;
     // Its clock is behind.
     fixture.record(2, "ok").await;
@@ -236,4 +259,38 @@ async fn a_head_that_was_kept_shows_an_entry_that_a_later_link_replaces() {
     fixture.put(&key, forged).await;
 
     assert_eq!(fixture.verify(Some(kept)).await.flaws, [Flaw::EntryChanged { key }]);
+}
+
+/// As above, by a link that claims what Freehold's own would have.
+#[tokio::test]
+async fn a_link_changes_nothing_but_an_outcome_that_is_still_to_come() {
+    for (outcome, forged) in [
+        // Another user, at the time when the outcome comes.
+        (None, AuditEntry { who: "mallory".to_owned(), ..ok(1) }),
+        // Another outcome.
+        (Some("57014: canceled"), ok(1)),
+        (Some("ok"), AuditEntry { outcome: "42501: permission denied".to_owned(), ..entry(1) }),
+        (Some("ok"), entry(1)),
+    ] {
+        let fixture = fixture();
+        let trail = trail(1);
+        fixture.catalog.with_trail(&trail).put("n/1".to_owned(), &1, Durability::Relaxed).await.unwrap();
+        if let Some(outcome) = outcome {
+            fixture.catalog.audit().end(&trail, outcome.to_owned(), Told::Nothing).await.unwrap();
+        }
+        let (kept, key) = (fixture.verify(None).await.head, trail.key().to_owned());
+        let link: serde_json::Value =
+            serde_json::from_slice(&fixture.value(&keys::audit_link(kept.sequence)).await).unwrap();
+        let value = serde_json::to_vec(&forged).unwrap();
+        let digests = serde_json::json!({
+            "digest": Sha256::of(&value),
+            "replaced": Sha256::of(&fixture.value(&key).await),
+            "fixed": link["entries"][&key]["fixed"],
+        });
+        let link = serde_json::json!({ "version": 2, "previous": kept.digest, "entries": { &key: digests } });
+        fixture.put(&keys::audit_link(kept.sequence + 1), link.to_string().into()).await;
+        fixture.put(&key, value.into()).await;
+        let flaws = fixture.verify(Some(kept)).await.flaws;
+        assert_eq!(flaws, [Flaw::EntryChanged { key }], "{outcome:?}, then {forged:?}");
+    }
 }

@@ -101,7 +101,9 @@ impl DatabaseRecords<'_> {
 
     /// Changes a database, and in the same commit what follows from its record: the terms of its route or, if
     /// it is now deleted, the removal of its name, route and logins. A team that it names anew must exist:
-    /// otherwise [`StoreError::Missing`] has the team's key. See [`Catalog::update`].
+    /// otherwise [`StoreError::Missing`] has the team's key. The catalogue's
+    /// [`CommitGuard`](super::CommitGuard) is asked about each record that `change` gets. See
+    /// [`Catalog::update`].
     pub async fn change<E: From<StoreError> + Send>(
         self,
         id: &DatabaseId,
@@ -112,6 +114,7 @@ impl DatabaseRecords<'_> {
             let Some(current) = self.get(id).await? else {
                 return Err(StoreError::Missing { key }.into());
             };
+            self.catalog.check_guard(&key, &current.value)?;
             let mut value = current.value.clone();
             change(&mut value)?;
             if value == current.value {
@@ -134,6 +137,7 @@ impl DatabaseRecords<'_> {
         value: &DatabaseRecord,
     ) -> Result<Batch, StoreError> {
         let key = keys::database(&value.id);
+        self.catalog.check_guard(&key, &current.value)?;
         let batch = self.with_teams(batch, Some(&current.value), value).await?;
         let batch = batch.unchanged(key.clone(), current.revision).put(key, value);
         match value.lifecycle {
@@ -149,6 +153,7 @@ impl DatabaseRecords<'_> {
         current: &Versioned<DatabaseRecord>,
     ) -> Result<Batch, StoreError> {
         let key = keys::database(&current.value.id);
+        self.catalog.check_guard(&key, &current.value)?;
         let batch = batch.unchanged(key.clone(), current.revision).delete(key);
         self.without_service(batch, &current.value).await
     }

@@ -15,6 +15,7 @@ pub mod copied;
 pub mod databases;
 pub mod embedded;
 pub mod fleet;
+pub mod guard;
 mod identity;
 pub mod keys;
 pub mod login_refresh;
@@ -39,6 +40,7 @@ mod tests;
 pub use changes::{Changes, FollowedRecord, ListWatch, RecordEvent};
 pub use databases::{NewDatabase, NewDatabaseOutcome};
 pub use fleet::FleetAcks;
+pub use guard::CommitGuard;
 pub use login_refresh::{
     LoginRefreshOutcome, LoginRefreshReceiver, LoginRefreshRequest, LoginRefreshSender, ReadingDebts,
 };

@@ -267,6 +267,9 @@ pub enum StoreError {
     Contended { key: String, attempts: u32 },
     #[error("{key} is not in the store")]
     Missing { key: String },
+    /// The [`CommitGuard`](super::guard::CommitGuard) of the catalogue refuses the change.
+    #[error("what the permission rests on has changed: {key}")]
+    NotPermitted { key: String },
     /// A write to disk failed earlier. What is on disk is unknown, so every call fails until the process
     /// restarts.
     #[error("the store stopped after a failed write: {reason}")]
@@ -279,6 +282,7 @@ impl Explain for StoreError {
             StoreError::Decode { .. } => SqlState::DATA_CORRUPTED,
             StoreError::Contended { .. } => SqlState::SERIALIZATION_FAILURE,
             StoreError::Missing { .. } => SqlState::UNDEFINED_OBJECT,
+            StoreError::NotPermitted { .. } => SqlState::INSUFFICIENT_PRIVILEGE,
             _ => SqlState::IO_ERROR,
         }
     }
@@ -289,9 +293,10 @@ impl Explain for StoreError {
 
     fn retry(&self) -> Retry {
         match self {
-            StoreError::Decode { .. } | StoreError::Format { .. } | StoreError::Missing { .. } => {
-                Retry::Never
-            }
+            StoreError::Decode { .. }
+            | StoreError::Format { .. }
+            | StoreError::Missing { .. }
+            | StoreError::NotPermitted { .. } => Retry::Never,
             StoreError::Contended { .. } | StoreError::Compacted { .. } => Retry::Now,
             _ => Retry::Later,
         }

@@ -13,10 +13,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::chain;
+use super::guard::CommitGuard;
 use super::store::{
     Compare, Durability, Entry, LeaseId, Range, Revision, Snapshot, Store, StoreError, Txn, TxnOutcome, Write,
 };
 use super::trail::Trail;
+use crate::model::DatabaseRecord;
 
 /// How often an update is attempted if other writes come first.
 pub const ATTEMPTS_MAX: u32 = 64;
@@ -64,6 +66,8 @@ pub struct Catalog {
     store: Arc<dyn Store>,
     /// The audit entry to write with the next commit.
     trail: Option<Trail>,
+    /// Of the user whose command writes.
+    guard: Option<Arc<dyn CommitGuard>>,
 }
 
 impl fmt::Debug for Catalog {
@@ -74,7 +78,7 @@ impl fmt::Debug for Catalog {
 
 impl Catalog {
     pub fn new(store: Arc<dyn Store>) -> Catalog {
-        Catalog { store, trail: None }
+        Catalog { store, trail: None, guard: None }
     }
 
     /// The same store; the first commit through it also writes the entry.
@@ -82,6 +86,21 @@ impl Catalog {
         let mut catalog = self.clone();
         catalog.trail = Some(trail.clone());
         catalog
+    }
+
+    /// The same store; what is written through it is written only while the guard permits it.
+    pub fn with_guard(&self, guard: Arc<dyn CommitGuard>) -> Catalog {
+        let mut catalog = self.clone();
+        catalog.guard = Some(guard);
+        catalog
+    }
+
+    /// Refuses a change of this record that the guard does not permit.
+    pub(super) fn check_guard(&self, key: &str, database: &DatabaseRecord) -> Result<(), StoreError> {
+        match self.guard.as_ref().is_none_or(|guard| guard.may_change(database)) {
+            true => Ok(()),
+            false => Err(StoreError::NotPermitted { key: key.to_owned() }),
+        }
     }
 
     /// For the methods of this module: other modules know records, not entries.
@@ -113,7 +132,13 @@ impl Catalog {
 
     /// Begins a transaction over several keys.
     pub fn batch(&self) -> Batch {
-        Batch { store: Arc::clone(&self.store), txn: Txn::default(), trail: self.trail.clone(), broken: None }
+        Batch {
+            store: Arc::clone(&self.store),
+            txn: Txn::default(),
+            trail: self.trail.clone(),
+            unchanged: self.guard.as_ref().and_then(|guard| guard.unchanged()),
+            broken: None,
+        }
     }
 
     /// Writes unconditionally.
@@ -207,6 +232,8 @@ pub struct Batch {
     store: Arc<dyn Store>,
     txn: Txn,
     trail: Option<Trail>,
+    /// What the guard of the catalogue compares.
+    unchanged: Option<(String, Revision)>,
     broken: Option<StoreError>,
 }
 
@@ -264,11 +291,20 @@ impl Batch {
         if let Some(error) = self.broken {
             return Err(error);
         }
+        let unchanged = self.unchanged.take();
+        self.txn
+            .compares
+            .extend(unchanged.clone().map(|(key, revision)| Compare::Unchanged { key, revision }));
         let outcome = match chain::is_audited(&self.txn) {
             true => chain::commit(&self.store, self.txn).await?,
             false => self.store.commit(self.txn).await?,
         };
         let swap = Swap::from(outcome);
+        if let (Swap::Conflict, Some((key, revision))) = (swap, unchanged)
+            && self.store.get(&key).await?.entry.is_none_or(|entry| entry.revision != revision)
+        {
+            return Err(StoreError::NotPermitted { key });
+        }
         if let (Swap::Committed(_), Some(trail)) = (swap, trail) {
             trail.note_written();
         }

@@ -22,7 +22,7 @@ pub struct AuditEntry {
     pub command: String,
     /// The REASON the caller gave.
     pub reason: Option<String>,
-    /// `ok`, or the SQLSTATE and message.
+    /// `ok`, or the SQLSTATE and message; [`AuditEntry::PENDING`] until the command has ended.
     pub outcome: String,
     /// The database that it is about. `None`: about several, about none, or of a version that did not store
     /// it.
@@ -35,6 +35,10 @@ pub struct AuditEntry {
 }
 
 impl AuditEntry {
+    /// The outcome of a command whose change is committed and whose end is not recorded: it runs, or the
+    /// process ended before.
+    pub const PENDING: &str = "ok so far";
+
     /// Of a command that succeeded, which the platform alone is told.
     pub fn new(at: UnixMillis, who: impl Into<String>, command: impl Into<String>) -> AuditEntry {
         AuditEntry {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, Contract, DatabaseId, DatabaseName, Date, Epoch, OperationRef, Place, RoleName, ServerAuth,
+    Address, Contract, DatabaseId, DatabaseName, Date, History, OperationRef, Place, RoleName, ServerAuth,
     SslMode, SystemName, TeamName, TransferOffer, UnixMillis,
 };
 
@@ -147,8 +147,8 @@ pub struct DatabaseRecord {
     pub adopted: bool,
     pub created_at: UnixMillis,
     pub created_by: String,
-    /// Oldest first.
-    pub history: Vec<HistoryEntry>,
+    #[serde(flatten)]
+    pub history: History,
 }
 
 impl DatabaseRecord {
@@ -185,48 +185,6 @@ pub struct Dropping {
     pub at: UnixMillis,
     pub who: String,
     pub reason: String,
-}
-
-/// One thing that happened to a database.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HistoryEntry {
-    pub at: UnixMillis,
-    pub who: String,
-    /// A sentence: `moved from pg15 to pg17 (move 3), longest client stall 7 ms`.
-    pub what: String,
-    pub epoch: Option<Epoch>,
-    /// Hidden where it is not stored: nothing says that an older entry names no system.
-    #[serde(default, skip_serializing_if = "Told::is_nothing")]
-    pub told: Told,
-}
-
-/// What the people of the product are told of an entry of a history or of the audit trail, which may name
-/// systems and moves.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Told {
-    /// Nothing: it is the platform's alone.
-    #[default]
-    Nothing,
-    AsItIs,
-    InOtherWords(String),
-}
-
-impl Told {
-    pub(super) fn is_nothing(&self) -> bool {
-        *self == Told::Nothing
-    }
-}
-
-impl HistoryEntry {
-    /// What the people of the product are told.
-    pub fn of_product(&self) -> Option<&str> {
-        match &self.told {
-            Told::Nothing => None,
-            Told::AsItIs => Some(&self.what),
-            Told::InOtherWords(words) => Some(words),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub mod contract_document;
 pub mod cure;
 pub mod database_operation;
 pub mod date;
+pub mod history;
 pub mod ids;
 pub mod latency;
 pub mod listen;
@@ -39,7 +40,7 @@ pub mod transfer;
 
 pub use audit::{AuditEntry, AuditFilter, Since};
 pub use byte_size::ByteSize;
-pub use catalogue::{DatabaseRecord, Dropping, Due, HistoryEntry, Lifecycle, SystemRecord, TeamRecord, Told};
+pub use catalogue::{DatabaseRecord, Dropping, Due, Lifecycle, SystemRecord, TeamRecord};
 pub use comparison::{AcceptedDifferences, Compared, ComparedTable, ComparedTables, Relation, Verdict};
 pub use contract::{Contract, ContractChange, Pooling, Tier};
 pub use contract_document::{
@@ -52,6 +53,7 @@ pub use database_operation::{
     DropFacts, DropRecord,
 };
 pub use date::Date;
+pub use history::{History, HistoryEntry, Told};
 pub use ids::{
     Address, DatabaseId, DatabaseName, Epoch, Lsn, MoveId, NameError, ProxyId, RoleName, ServerAuth, SslMode,
     StoreId, SystemName, TeamName, UnixMillis, UserName, identifier,

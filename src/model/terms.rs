@@ -180,7 +180,7 @@ mod tests {
             adopted: false,
             created_at: UnixMillis(0),
             created_by: String::new(),
-            history: Vec::new(),
+            history: Default::default(),
         }
     }
 

@@ -123,7 +123,7 @@ fn database_record(id: &DatabaseId, name: &str) -> DatabaseRecord {
         adopted: false,
         created_at: UnixMillis(0),
         created_by: "test".to_owned(),
-        history: Vec::new(),
+        history: Default::default(),
     }
 }
 

@@ -129,7 +129,7 @@ fn database(name: &str) -> DatabaseRecord {
         adopted: true,
         created_at: UnixMillis(0),
         created_by: "test".into(),
-        history: Vec::new(),
+        history: Default::default(),
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use freehold::admin::{Caller, Executor, ExecutorParts, ProcessRequest, Rights, parse};
+use freehold::admin::{Caller, CommandPermit, Executor, ExecutorParts, ProcessRequest, Rights, parse};
 use freehold::catalog::Catalog;
 use freehold::catalog::embedded::EmbeddedStore;
 use freehold::catalog::store::{
@@ -190,6 +190,7 @@ async fn execute(executor: &Executor, statement: &str) -> Result<(), Refusal> {
         notices,
         cancel: CancellationToken::new(),
         trail: None,
+        permit: CommandPermit::default(),
     };
     for statement in &parsed {
         executor.execute(statement, &caller).await?;

@@ -113,3 +113,35 @@ async fn no_former_owner_changes_a_database_after_another_team_has_accepted_it()
         alice.run("ACCEPT TRANSFER OF shop").await;
     }
 }
+
+/// A user of the platform may wait for work; a place that no product person uses is for others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_connection_ends_unless_its_user_has_a_role_on_the_platform() {
+    let port = Port::open_with_idle_time(Duration::from_millis(50)).await;
+    let operator = port.user("oscar", &["OPERATOR ON PLATFORM"]).await;
+    let ops = port.login(OPS).await;
+    let alice = port.user("alice", &["OWNER ON TEAM payments"]).await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !alice.0.is_closed() {
+        assert!(Instant::now() < deadline, "the connection is still open");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    operator.run("SHOW SYSTEMS").await;
+    ops.run("SHOW USERS").await;
+    port.login("alice").await;
+}
+
+/// The old password may be why it was changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_password_ends_the_connections_that_logged_in_with_the_old_one() {
+    let port = Port::open().await;
+    let alice = port.user("alice", &["OWNER ON TEAM payments"]).await;
+    let other = port.login("alice").await;
+    alice.run("ALTER USER alice PASSWORD 'another horse and battery'").await;
+    alice.run("SHOW DATABASES").await;
+    let error = super::refused(&other, "SHOW DATABASES").await;
+    assert_eq!(error.code().code(), "28000", "{error:?}");
+    port.login(OPS).await.run("ALTER USER alice PASSWORD 'a third horse and battery'").await;
+    let error = super::refused(&alice, "SHOW DATABASES").await;
+    assert_eq!(error.code().code(), "28000", "{error:?}");
+}

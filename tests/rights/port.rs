@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use freehold::admin::serve::{AdminOptions, AdminServer};
+use freehold::admin::serve::{AdminOptions, AdminServer, IDLE_TIME_MAX};
 use freehold::admin::users::{read_users, user_line};
 use freehold::admin::{Executor, ExecutorParts, ProcessRequest};
 use freehold::auth::scram::MockSecret;
@@ -41,6 +41,10 @@ impl Port {
     /// Teams `payments` and `finance`; database `shop` of the first, `ledger` of the second; `gift` and
     /// `present` of the second are offered to the first.
     pub(crate) async fn open() -> Port {
+        Port::open_with_idle_time(IDLE_TIME_MAX).await
+    }
+
+    pub(crate) async fn open_with_idle_time(idle_time_max: Duration) -> Port {
         let files = tempfile::tempdir().unwrap();
         let catalog = Catalog::new(EmbeddedStore::open(files.path().join("store.redb")).unwrap());
         let file = files.path().join("admins.txt");
@@ -74,6 +78,7 @@ impl Port {
             access: Arc::default(),
             mock: MockSecret::from_random([2; 32]),
             login_time_max: Duration::from_secs(10),
+            idle_time_max,
         };
         let server = AdminServer::start(options, executor).await.unwrap();
         let port = Port { server, catalog, files };
@@ -109,7 +114,7 @@ impl Port {
             adopted: false,
             created_at: now,
             created_by: "ops".to_owned(),
-            history: Vec::new(),
+            history: Default::default(),
         };
         let place = Place {
             system: SystemName::parse("one").unwrap(),

@@ -41,7 +41,7 @@ pub(in crate::admin) async fn adopt_database(
     let (database, trail) = (new.database.clone(), operations::trail_of(cluster, caller));
     let begin = operations::begin((&database.id, &clauses.name), (&system, &dbname), &trail);
     let record = begin.record(cluster.catalog(), AdoptFacts::default(), cluster.clock()).await?;
-    let outcome = begin_new::<adopt::AdoptOperation>(cluster.catalog(), new, &record).await;
+    let outcome = begin_new::<adopt::AdoptOperation>(&cluster.guarded(caller), new, &record).await;
     let outcome = find::unless_team_was_dropped(cluster, outcome.map_err(AdminError::from)).await?;
     refuse_taken_name(&outcome, &clauses.name)?;
 

@@ -3,6 +3,7 @@
 use crate::admin::column::Column;
 use crate::admin::commands::Command;
 use crate::catalog::store::Revision;
+use crate::model::UnixMillis;
 
 /// One row; None is NULL.
 pub type Row = Vec<Option<String>>;
@@ -16,12 +17,20 @@ pub struct Answer {
     pub tag: String,
     /// The commit that it tells of: the process that is asked follows it before the answer is given.
     pub(in crate::admin) written_at: Option<Revision>,
+    /// It changed a password, which is now the one of this time.
+    pub(in crate::admin) password_changed_at: Option<UnixMillis>,
 }
 
 impl Answer {
     /// An answer without rows.
     pub fn done(command: Command) -> Answer {
-        Answer { columns: command.columns, rows: Vec::new(), tag: command.tag.to_owned(), written_at: None }
+        Answer {
+            columns: command.columns,
+            rows: Vec::new(),
+            tag: command.tag.to_owned(),
+            written_at: None,
+            password_changed_at: None,
+        }
     }
 
     pub fn rows(command: Command, rows: Vec<Row>) -> Answer {
@@ -31,7 +40,11 @@ impl Answer {
             "SELECT" => format!("SELECT {}", rows.len()),
             tag => tag.to_owned(),
         };
-        Answer { columns: command.columns, rows, tag, written_at: None }
+        Answer { columns: command.columns, rows, tag, written_at: None, password_changed_at: None }
+    }
+
+    pub(in crate::admin) fn with_password_of(self, changed_at: UnixMillis) -> Answer {
+        Answer { password_changed_at: Some(changed_at), ..self }
     }
 
     pub(in crate::admin) fn written_at(self, revision: Revision) -> Answer {

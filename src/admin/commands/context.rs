@@ -26,6 +26,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::permit::CommandPermit;
 use crate::admin::rights::Rights;
 use crate::admin::show::samples::Samples;
 use crate::admin::statement::{Drain, ShutdownMode};
@@ -138,6 +139,8 @@ pub struct Caller {
     pub cancel: CancellationToken,
     /// The audit entry of the running command.
     pub trail: Option<Trail>,
+    /// What the running command may change.
+    pub permit: CommandPermit,
 }
 
 impl Caller {
@@ -173,21 +176,29 @@ impl Cluster {
         &self.catalog
     }
 
-    /// The catalogue for the commit of a command's change: the audit entry is written with it.
+    /// The catalogue for the commit of a command's change: the audit entry is written with it, and nothing is
+    /// unless the user still has the right.
     pub(in crate::admin) fn recording(&self, caller: &Caller) -> Catalog {
+        let catalog = self.guarded(caller);
         match &caller.trail {
-            Some(trail) => self.catalog().with_trail(trail),
-            None => self.catalog().clone(),
+            Some(trail) => catalog.with_trail(trail),
+            None => catalog,
         }
     }
 
-    /// The audit entry of a command that succeeds.
+    /// For a change whose audit entry an operation writes in the end: nothing is written unless the user
+    /// still has the right.
+    pub(in crate::admin) fn guarded(&self, caller: &Caller) -> Catalog {
+        self.catalog().with_guard(Arc::new(caller.permit.clone()))
+    }
+
+    /// The audit entry of a command that has not ended.
     pub(in crate::admin) fn new_trail(&self, caller: &Caller, command: AuditedCommand) -> Trail {
         let AuditedCommand { text, reason, database, told } = command;
-        let address = caller.address;
         let entry = AuditEntry {
-            address,
+            address: caller.address,
             reason,
+            outcome: AuditEntry::PENDING.to_owned(),
             database,
             told,
             ..AuditEntry::new(self.now(), caller.who.clone(), text)

@@ -44,7 +44,7 @@ pub(in crate::admin) async fn create_database(
     let facts = CreateFacts { role: role.clone(), verifier: verifier_of(&password) };
     let begin = operations::begin((&id, &clauses.name), (&system, create.name.as_str()), &trail);
     let record = begin.record(cluster.catalog(), facts, cluster.clock()).await?;
-    let outcome = begin_new::<create::CreateOperation>(cluster.catalog(), new, &record).await;
+    let outcome = begin_new::<create::CreateOperation>(&cluster.guarded(caller), new, &record).await;
     let outcome = find::unless_team_was_dropped(cluster, outcome.map_err(AdminError::from)).await?;
     refuse_taken_name(&outcome, &clauses.name)?;
 

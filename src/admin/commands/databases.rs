@@ -77,13 +77,8 @@ pub(in crate::admin) fn new_database(
         adopted,
         created_at: now,
         created_by: caller.who.clone(),
-        history: vec![HistoryEntry {
-            at: now,
-            who: caller.who.clone(),
-            what,
-            epoch: Some(Epoch::FIRST),
-            told,
-        }],
+        history: HistoryEntry { at: now, who: caller.who.clone(), what, epoch: Some(Epoch::FIRST), told }
+            .into(),
     };
     let route = RouteRecord::of(&database, place);
     NewDatabase { database, route, logins: Vec::new() }

@@ -40,7 +40,7 @@ pub(in crate::admin) async fn drop_database(
     let begin = operations::begin((&database.id, &database.name), (&system, &place.dbname), &trail);
     let record = begin.record(cluster.catalog(), facts, cluster.clock()).await?;
     let dropping = Dropping { at: cluster.now(), who: caller.who.clone(), reason: reason.to_owned() };
-    drop::begin(cluster.catalog(), &known, dropping, &record).await?;
+    drop::begin(&cluster.guarded(caller), &known, dropping, &record).await?;
 
     let ended = operations::ended::<drop::DropOperation>(cluster, record.id, &trail).await?.value;
     let left_as = ended.facts.left_as.unwrap_or(place.dbname);

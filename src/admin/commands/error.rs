@@ -146,7 +146,8 @@ impl AdminError {
 
     /// The user may not run the command.
     pub(in crate::admin) fn is_for_lack_of_rights(&self) -> bool {
-        matches!(self, AdminError::People(PeopleError::Denied { .. } | PeopleError::MayOnlyLook { .. }))
+        use PeopleError::{Denied, HasChanged, MayOnlyLook};
+        matches!(self, AdminError::People(Denied { .. } | HasChanged { .. } | MayOnlyLook { .. }))
     }
 }
 

@@ -23,8 +23,9 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::audited::{self, Refusals};
+use super::audited::{self, Rates};
 use super::context::{AuditedCommand, Caller, Cluster, ExecutorParts, Local, OK};
+use super::people_error::PeopleError;
 use super::{
     adopt, audit, create, databases, discretion, drop, enable, kill, moves, pause, people, permission,
     process, reconnect, systems, teams, transfers, transitions,
@@ -48,7 +49,7 @@ use crate::telemetry::names;
 pub struct Executor {
     cluster: Arc<Cluster>,
     local: Arc<Local>,
-    refusals: Arc<Refusals>,
+    rates: Arc<Rates>,
 }
 
 impl fmt::Debug for Executor {
@@ -60,7 +61,7 @@ impl fmt::Debug for Executor {
 impl Executor {
     pub fn new(parts: ExecutorParts) -> Executor {
         let (cluster, local) = parts.into_contexts();
-        Executor { cluster: Arc::new(cluster), local: Arc::new(local), refusals: Arc::default() }
+        Executor { cluster: Arc::new(cluster), local: Arc::new(local), rates: Arc::default() }
     }
 
     /// The users that may log in.
@@ -83,7 +84,10 @@ impl Executor {
             Effect::Look | Effect::Check => None,
         };
         let caller = &Caller { trail: trail.clone(), ..caller.clone() };
-        let outcome = self.dispatch(&parsed.statement, caller).await;
+        let outcome = match self.rates.check_change(caller, &command(&parsed.statement)) {
+            Ok(()) => self.dispatch(&parsed.statement, caller).await,
+            Err(too_fast) => Err(too_fast.into()),
+        };
         let outcome = outcome.inspect_err(|error| {
             tracing::debug!(error = error as &dyn std::error::Error, "a command is refused");
         });
@@ -98,16 +102,18 @@ impl Executor {
         told.map_err(|error| error.refusal(Severity::Error))
     }
 
-    /// The only check of rights: the table of commands says which roles may run each. Its scope says which
-    /// context the command gets.
+    /// The check of rights: the table of commands says which roles may run each. What is committed is checked
+    /// again by the permit. The scope says which context the command gets.
     async fn dispatch(&self, statement: &Statement, caller: &Caller) -> Result<Answer, AdminError> {
         let row = command(statement);
-        permission::check(&self.cluster, caller, &row, statement).await?;
+        let permit = permission::check(&self.cluster, caller, &row, statement).await?;
+        let caller = &Caller { permit, ..caller.clone() };
         let work = match row.scope {
             Scope::Cluster => run_on_cluster(&self.cluster, caller, statement),
             Scope::Process => run_on_process(&self.local, &self.cluster, caller, statement),
         };
-        let answer = work.ok_or(AdminError::NotDispatched { syntax: row.syntax })?.await?;
+        let outcome = work.ok_or(AdminError::NotDispatched { syntax: row.syntax })?.await;
+        let answer = outcome.map_err(|error| permission::explained(error, caller, &row))?;
         if let Some(revision) = answer.written_at {
             self.local.follow(revision).await;
         }
@@ -136,6 +142,7 @@ impl Executor {
     /// write their entry in the commit of their change.
     async fn audit(&self, trail: &Trail, caller: &Caller, outcome: &Result<Answer, AdminError>) {
         let AuditEntry { who, command, told, .. } = trail.entry();
+        let error = outcome.as_ref().err();
         let (outcome, told, is_bounded) = match outcome {
             Ok(_) => (OK.to_owned(), told.clone(), false),
             Err(error) => {
@@ -145,7 +152,13 @@ impl Executor {
             }
         };
         tracing::info!(who, command, outcome, "admin command");
-        if is_bounded && !self.refusals.may_write(who) {
+        // What is refused for its rate may come at any rate.
+        let is_too_fast = matches!(error, Some(AdminError::People(PeopleError::TooFast { .. })));
+        if is_too_fast || (is_bounded && !self.rates.may_write_refusal(who)) {
+            return;
+        }
+        // The operation writes its outcome when it ends.
+        if matches!(error, Some(AdminError::OperationGoesOn { .. })) {
             return;
         }
         if let Err(error) = self.cluster.catalog().audit().end(trail, outcome, told).await {
@@ -305,15 +318,21 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::admin::commands::COMMANDS;
+    use crate::admin::commands::{self, COMMANDS, Command};
     use crate::admin::parse;
-    use crate::admin::rights::Rights;
+    use crate::admin::permit::CommandPermit;
+    use crate::admin::rights::{Own, Rights};
     use crate::admin::sql::parse_tests::{EXAMPLES, example_of};
-    use crate::catalog::Catalog;
     use crate::catalog::embedded::EmbeddedStore;
+    use crate::catalog::store::StoreError;
+    use crate::catalog::{Catalog, NewDatabase, keys};
     use crate::config::Config;
     use crate::control::ControlSettings;
-    use crate::model::UnixMillis;
+    use crate::model::{
+        Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, Granted, Lifecycle, Place, RouteRecord,
+        ServerAuth, SslMode, SystemName, TeamName, TeamRecord, TeamRole, Tier, TransferOffer, UnixMillis,
+        UserGrant, UserName, UserRecord,
+    };
     use crate::route::RouteTable;
     use crate::telemetry::Metrics;
 
@@ -329,7 +348,7 @@ mod tests {
             logins: Arc::default(),
             access: Arc::default(),
             metrics: Metrics::new(),
-            clock: UnixMillis::now,
+            clock: || UnixMillis(1),
         })
     }
 
@@ -354,6 +373,7 @@ mod tests {
             notices: mpsc::channel(1).0,
             cancel: CancellationToken::new(),
             trail: None,
+            permit: CommandPermit::default(),
         };
         let mut rows = Vec::new();
         for Parsed { statement, text } in statements() {
@@ -366,6 +386,142 @@ mod tests {
         }
         for row in COMMANDS {
             assert!(rows.contains(row), "{}: no example of it", row.syntax);
+        }
+    }
+
+    /// A catalogue in which `alice` owns database `shop`, or is offered it, with her rights as they are read.
+    async fn shop_of_alice(catalog: &Catalog, offer: Option<TransferOffer>) -> Rights {
+        let (user, key) = (alice(), keys::user(&UserName::parse("alice").unwrap()));
+        for name in ["payments", "finance", "stock"] {
+            let (name, contact) = (TeamName::parse(name).unwrap(), "#oncall".to_owned());
+            let team =
+                TeamRecord { name, contact, created_at: UnixMillis(0), escalation: None, parent: None };
+            catalog.teams().create(&team).await.unwrap();
+        }
+        for name in ["shop", "shop2"] {
+            let place = Place {
+                system: SystemName::parse("one").unwrap(),
+                address: Address { host: "127.0.0.1".to_owned(), port: 1 },
+                dbname: name.to_owned(),
+                sslmode: SslMode::Disable,
+                auth: ServerAuth::default(),
+            };
+            let owner = if offer.is_some() { "finance" } else { "payments" };
+            let database = DatabaseRecord {
+                id: DatabaseId::parse(&format!("db_{name}")).unwrap(),
+                name: DatabaseName::parse(name).unwrap(),
+                owner: TeamName::parse(owner).unwrap(),
+                purpose: "a database that is only a record".to_owned(),
+                lifecycle: Lifecycle::Active,
+                contract: Contract::of_tier(Tier::Dev),
+                operation: None,
+                dropping: None,
+                offer: offer.clone(),
+                adopted: false,
+                created_at: UnixMillis(0),
+                created_by: "ops".to_owned(),
+                history: Default::default(),
+            };
+            let route = RouteRecord::of(&database, place);
+            catalog.databases().create(&NewDatabase { database, route, logins: Vec::new() }).await.unwrap();
+        }
+        catalog.create(key.clone(), &user).await.unwrap();
+        Rights::of_user(&catalog.read(&key).await.unwrap().unwrap())
+    }
+
+    fn alice() -> UserRecord {
+        let team = TeamName::parse("payments").unwrap();
+        let grant = UserGrant::Team { team, role: TeamRole::Owner };
+        UserRecord {
+            name: UserName::parse("alice").unwrap(),
+            verifier: String::new(),
+            grants: vec![Granted { grant, at: UnixMillis(0), by: "ops".to_owned() }],
+            created_at: UnixMillis(0),
+            created_by: "ops".to_owned(),
+            password_changed_at: UnixMillis(0),
+        }
+    }
+
+    /// What comes between the check of a right and the commit.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Between {
+        AnotherOwner,
+        Revoke,
+    }
+
+    /// The outcome of an example of a row, run by `alice`, who has the right when it begins.
+    async fn outcome_after(between: Between, row: &Command) -> Result<Answer, AdminError> {
+        let directory = tempfile::tempdir().unwrap();
+        let Executor { cluster, local, .. } = executor(&directory);
+        let catalog = cluster.catalog();
+        let is_offer = row.permission.own == Some(Own::Offer);
+        let to = |team: &str| {
+            let team = TeamName::parse(team).unwrap();
+            TransferOffer::new(team, "bob".to_owned(), None, cluster.now())
+        };
+        let caller = Caller {
+            who: "alice".to_owned(),
+            address: None,
+            rights: shop_of_alice(catalog, is_offer.then(|| to("payments"))).await,
+            notices: mpsc::channel(1).0,
+            cancel: CancellationToken::new(),
+            trail: None,
+            permit: CommandPermit::default(),
+        };
+        let id = DatabaseId::parse("db_shop").unwrap();
+        let as_it_needs = |database: &mut DatabaseRecord| {
+            match *row {
+                commands::REVIVE_DATABASE => {
+                    database.lifecycle = Lifecycle::Quarantined { reason: String::new(), until: None };
+                }
+                commands::CANCEL_TRANSFER => database.offer = Some(to("stock")),
+                _ => {}
+            }
+            Ok::<(), StoreError>(())
+        };
+        catalog.databases().change(&id, as_it_needs).await.unwrap();
+        let own = parse("ALTER DATABASE shop PURPOSE 'orders and carts of the shop'").unwrap();
+        let mut examples = own.into_iter().chain(statements());
+        let Parsed { statement, .. } = examples.find(|parsed| command(&parsed.statement) == *row).unwrap();
+        let permit = permission::check(&cluster, &caller, row, &statement).await.unwrap();
+        match between {
+            Between::AnotherOwner => {
+                let given = |database: &mut DatabaseRecord| {
+                    database.owner = TeamName::parse("finance").unwrap();
+                    database.offer = is_offer.then(|| to("stock"));
+                    Ok::<(), StoreError>(())
+                };
+                catalog.databases().change(&id, given).await.unwrap();
+            }
+            Between::Revoke => {
+                let revoked = |user: &mut UserRecord| {
+                    user.grants.clear();
+                    Ok::<(), StoreError>(())
+                };
+                catalog.update(keys::user(&alice().name), revoked).await.unwrap();
+            }
+        }
+        let before = catalog.databases().get(&id).await.unwrap();
+        let caller = Caller { permit, ..caller };
+        let work = run_on_cluster(&cluster, &caller, &statement)
+            .or_else(|| run_on_process(&local, &cluster, &caller, &statement));
+        let outcome = work.unwrap().await;
+        assert_eq!(catalog.databases().get(&id).await.unwrap(), before, "{}", row.syntax);
+        outcome
+    }
+
+    #[tokio::test]
+    async fn no_change_is_committed_by_a_right_that_is_gone_by_then() {
+        let own = |row: &&Command| row.effect == Effect::Change && row.permission.own.is_some();
+        for row in COMMANDS.iter().filter(own) {
+            let of_database = matches!(row.permission.own, Some(Own::Database | Own::Offer));
+            for between in [Between::AnotherOwner, Between::Revoke] {
+                if between == Between::Revoke || of_database {
+                    let outcome = outcome_after(between, row).await;
+                    let refused = matches!(&outcome, Err(AdminError::Store(StoreError::NotPermitted { .. })));
+                    assert!(refused, "{between:?}: {}: {:?}", row.syntax, outcome.err());
+                }
+            }
         }
     }
 }

@@ -25,6 +25,7 @@ mod pause;
 mod people;
 mod people_error;
 pub(in crate::admin) mod permission;
+pub mod permit;
 mod process;
 mod reason;
 mod reconnect;

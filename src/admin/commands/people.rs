@@ -58,7 +58,7 @@ pub(in crate::admin) async fn alter_user(
         Ok(())
     };
     change_user(cluster, caller, &alter.name, change).await?;
-    Ok(Answer::done(commands::ALTER_USER))
+    Ok(Answer::done(commands::ALTER_USER).with_password_of(now))
 }
 
 pub(in crate::admin) async fn drop_user(

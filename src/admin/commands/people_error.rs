@@ -17,6 +17,11 @@ pub(in crate::admin) enum PeopleError {
     /// `team`: the one of which a role would be enough, if one is known.
     #[error("permission denied: \"{user}\" may not run {command}")]
     Denied { user: String, command: String, roles: &'static [UserRole], team: Option<String> },
+    /// The right was there when the command began.
+    #[error("permission denied: what allowed \"{user}\" to run {command} has changed meanwhile")]
+    HasChanged { user: String, command: String },
+    #[error("user \"{user}\" has made too many changes in a row")]
+    TooFast { user: String, in_a_row_max: u32 },
     /// A clause that only another side may use.
     #[error("permission denied: \"{user}\" may not change {what}")]
     Clause { user: String, what: &'static str, detail: String, side: Blame },
@@ -45,16 +50,21 @@ impl Explain for PeopleError {
         match self {
             PeopleError::InFile { .. } => SqlState::DUPLICATE_OBJECT,
             PeopleError::NotGranted { .. } => SqlState::UNDEFINED_OBJECT,
-            PeopleError::MayOnlyLook { .. } | PeopleError::Denied { .. } | PeopleError::Clause { .. } => {
-                SqlState::INSUFFICIENT_PRIVILEGE
-            }
+            PeopleError::TooFast { .. } => SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+            PeopleError::MayOnlyLook { .. }
+            | PeopleError::Denied { .. }
+            | PeopleError::HasChanged { .. }
+            | PeopleError::Clause { .. } => SqlState::INSUFFICIENT_PRIVILEGE,
         }
     }
 
     /// The side that can do, or grant, what is wanted.
     fn blame(&self) -> Blame {
         match self {
-            PeopleError::InFile { .. } | PeopleError::NotGranted { .. } => Blame::Client,
+            PeopleError::InFile { .. }
+            | PeopleError::NotGranted { .. }
+            | PeopleError::HasChanged { .. }
+            | PeopleError::TooFast { .. } => Blame::Client,
             PeopleError::Denied { roles, .. } if roles.contains(&UserRole::Owner) => Blame::Product,
             PeopleError::Denied { .. } | PeopleError::MayOnlyLook { .. } => Blame::Platform,
             PeopleError::Clause { side, .. } => *side,
@@ -62,7 +72,10 @@ impl Explain for PeopleError {
     }
 
     fn retry(&self) -> Retry {
-        Retry::Never
+        match self {
+            PeopleError::TooFast { .. } => Retry::Later,
+            _ => Retry::Never,
+        }
     }
 
     fn message(&self) -> String {
@@ -83,6 +96,14 @@ impl Explain for PeopleError {
             }
             PeopleError::Denied { command, roles, team, .. } => {
                 Some(format!("{command} needs {}.", wanted(roles, team.as_ref())))
+            }
+            PeopleError::HasChanged { .. } => Some(
+                "The user or its grants were changed, or the database has another owner or another offer. \
+                 Nothing was changed by this command."
+                    .to_owned(),
+            ),
+            PeopleError::TooFast { in_a_row_max, .. } => {
+                Some(format!("It may make {in_a_row_max}, and one more each second."))
             }
             PeopleError::Clause { detail, .. } => Some(detail.clone()),
         }
@@ -107,6 +128,10 @@ impl Explain for PeopleError {
                 Some("Ask the product team that owns it.".to_owned())
             }
             PeopleError::Denied { .. } => Some("Ask the platform team to do it.".to_owned()),
+            PeopleError::HasChanged { .. } => Some(
+                "SHOW GRANTS; lists what is granted. Run the command again if it still applies.".to_owned(),
+            ),
+            PeopleError::TooFast { .. } => Some("Wait, and run the command again.".to_owned()),
             PeopleError::Clause { side, .. } => Some(format!("Ask the {side}.")),
         }
     }

@@ -11,24 +11,41 @@
 use super::context::{Caller, Cluster};
 use super::find;
 use super::people_error::PeopleError;
+use super::permit::{CommandPermit, deciding_team, suffices};
 use super::rights::{Own, Rights, UserRole};
 use crate::admin::commands::{Command, title};
 use crate::admin::error::AdminError;
 use crate::admin::statement::{Statement, Subject};
+use crate::catalog::keys;
 use crate::catalog::store::StoreError;
-use crate::model::{DatabaseName, DatabaseRecord, TeamName, TeamRole};
+use crate::model::{DatabaseName, DatabaseRecord, TeamName, UserName};
 
-/// Refuses a command that the user may not run.
+/// Refuses a command that the user may not run. The answer is the guard of what the command writes.
 pub(in crate::admin) async fn check(
+    cluster: &Cluster,
+    caller: &Caller,
+    row: &Command,
+    statement: &Statement,
+) -> Result<CommandPermit, AdminError> {
+    let record = caller.rights.record().and_then(|revision| {
+        let user = UserName::parse(&caller.who).ok()?;
+        Some((keys::user(&user), revision))
+    });
+    if caller.rights.holds_on_platform(row.permission.roles) {
+        return Ok(CommandPermit::of_platform(record));
+    }
+    check_own(cluster, caller, row, statement).await?;
+    Ok(CommandPermit::of_team(row.permission, &caller.rights, record))
+}
+
+/// Refuses a user without a role on the platform that would be enough.
+async fn check_own(
     cluster: &Cluster,
     caller: &Caller,
     row: &Command,
     statement: &Statement,
 ) -> Result<(), AdminError> {
     let (roles, rights) = (row.permission.roles, &caller.rights);
-    if rights.holds_on_platform(roles) {
-        return Ok(());
-    }
     let may = roles.iter().any(|role| !role.is_of_platform() && rights.holds(*role));
     match (row.permission.own.filter(|_| may), statement.subject()) {
         (Some(Own::Rows), _) => Ok(()),
@@ -53,24 +70,27 @@ async fn check_database(
 ) -> Result<(), AdminError> {
     let (roles, rights) = (row.permission.roles, &caller.rights);
     let database = seen_database(cluster, caller, name).await?;
-    let team = match (own, &database.offer) {
-        (Own::Seen, _) => return Ok(()),
-        (Own::Offer, Some(offer)) => &offer.to,
-        // Without an offer, the command itself says so.
-        _ => &database.owner,
-    };
+    // Who sees the database may look at it.
+    let Some(team) = deciding_team(own, &database) else { return Ok(()) };
     match suffices(rights.on_team(team), roles) {
         true => Ok(()),
         false => Err(denied(caller, row, Some(team))),
     }
 }
 
-fn suffices(held: Option<TeamRole>, roles: &[UserRole]) -> bool {
-    match held {
-        Some(TeamRole::Owner) => roles.contains(&UserRole::Owner) || roles.contains(&UserRole::Viewer),
-        Some(TeamRole::Viewer) => roles.contains(&UserRole::Viewer),
-        None => false,
+/// The error of a command, in the words for a right that was there when the command began.
+pub(in crate::admin) fn explained(error: AdminError, caller: &Caller, row: &Command) -> AdminError {
+    match error {
+        AdminError::Store(StoreError::NotPermitted { .. }) => {
+            PeopleError::HasChanged { user: caller.who.clone(), command: name(row) }.into()
+        }
+        other => other,
     }
+}
+
+/// `CANCEL TRANSFER`
+fn name(row: &Command) -> String {
+    title(row).trim_end_matches(" OF").to_owned()
 }
 
 fn denied(caller: &Caller, row: &Command, team: Option<&TeamName>) -> AdminError {
@@ -78,8 +98,7 @@ fn denied(caller: &Caller, row: &Command, team: Option<&TeamName>) -> AdminError
     if caller.rights.holds(UserRole::Stats) {
         return PeopleError::MayOnlyLook { user }.into();
     }
-    let command = title(row).trim_end_matches(" OF").to_owned();
-    let roles = row.permission.roles;
+    let (command, roles) = (name(row), row.permission.roles);
     PeopleError::Denied { user, command, roles, team: team.map(TeamName::to_string) }.into()
 }
 

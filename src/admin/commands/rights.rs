@@ -9,7 +9,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Granted, PlatformRole, TeamName, TeamRole, UserGrant};
+use crate::catalog::Versioned;
+use crate::catalog::store::Revision;
+use crate::model::{Granted, PlatformRole, TeamName, TeamRole, UserGrant, UserRecord};
 
 /// A role of a user of the admin port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,6 +89,8 @@ pub struct Permission {
 pub struct Rights {
     platform: BTreeSet<UserRole>,
     teams: BTreeMap<TeamName, TeamRole>,
+    /// The commit that wrote them, if they are the catalogue's.
+    record: Option<Revision>,
 }
 
 impl Rights {
@@ -118,6 +122,16 @@ impl Rights {
             }
         }
         rights
+    }
+
+    /// Those of a user, as its record was written by this commit.
+    pub(in crate::admin) fn of_user(user: &Versioned<UserRecord>) -> Rights {
+        Rights { record: Some(user.revision), ..Rights::of(&user.value.grants) }
+    }
+
+    /// The commit that wrote the record of the user.
+    pub(in crate::admin) fn record(&self) -> Option<Revision> {
+        self.record
     }
 
     /// The role in a team.

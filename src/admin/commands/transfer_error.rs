@@ -13,6 +13,8 @@ pub(in crate::admin) enum TransferError {
     OfferedAlready { database: String, to: String, until: UnixMillis, has_expired: bool, wanted: String },
     #[error("database \"{database}\" is not offered to any team")]
     NotOffered { database: String },
+    #[error("the offer of database \"{database}\" has changed meanwhile")]
+    OfferedOtherwise { database: String },
     #[error("the offer of database \"{database}\" to team \"{to}\" has expired")]
     Expired { database: String, to: String, until: UnixMillis },
     #[error("database \"{database}\" is {state}: its owner cannot change")]
@@ -27,6 +29,7 @@ impl Explain for TransferError {
             TransferError::AlreadyOwner { .. } => SqlState::INVALID_PARAMETER_VALUE,
             TransferError::OfferedAlready { .. }
             | TransferError::NotOffered { .. }
+            | TransferError::OfferedOtherwise { .. }
             | TransferError::Expired { .. }
             | TransferError::WrongState { .. }
             | TransferError::OneSided { .. } => SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -68,6 +71,9 @@ impl Explain for TransferError {
             }
             TransferError::NotOffered { database } => {
                 Some(format!("TRANSFER DATABASE {} TO TEAM team; offers it.", identifier(database)))
+            }
+            TransferError::OfferedOtherwise { database } => {
+                Some(format!("SHOW DATABASE {}; says to which team it is offered now.", identifier(database)))
             }
             TransferError::WrongState { database, .. } => {
                 Some(format!("SHOW HISTORY {};", identifier(database)))

@@ -2,7 +2,8 @@
 //! entries in the history and in the audit trail.
 //!
 //! Owns the two sides of a change of owner. It deliberately checks no right: the table of commands says that
-//! an owner of the one team offers, and an owner of the other one answers.
+//! an owner of the one team offers, and an owner of the other one answers, and the permit of the command
+//! checks it again on the record that is committed.
 //!
 //! ```text
 //!   TRANSFER --> offered --+-- ACCEPT, within 7 days --> the other team owns it
@@ -24,7 +25,9 @@ use crate::admin::answer::Answer;
 use crate::admin::commands::{self, Command};
 use crate::admin::error::AdminError;
 use crate::admin::statement::{RejectTransfer, Transfer};
-use crate::model::{DatabaseName, DatabaseRecord, Lifecycle, ServiceTerms, TransferOffer, UnixMillis};
+use crate::model::{
+    DatabaseName, DatabaseRecord, Lifecycle, ServiceTerms, TeamName, TransferOffer, UnixMillis,
+};
 
 pub(in crate::admin) async fn transfer(
     cluster: &Cluster,
@@ -50,9 +53,10 @@ pub(in crate::admin) async fn accept(
     caller: &Caller,
     name: &DatabaseName,
 ) -> Result<Answer, AdminError> {
-    let now = cluster.now();
+    let (now, meant) = (cluster.now(), receiver(cluster, name).await?);
     let change = |record: &mut DatabaseRecord| {
         refuse_unsettled(record)?;
+        refuse_other(record, meant.as_ref())?;
         let team = taken(record, now)?.to;
         let before = std::mem::replace(&mut record.owner, team.clone());
         Ok(format!("transfer to team {team} accepted, owner was {before}"))
@@ -66,7 +70,9 @@ pub(in crate::admin) async fn reject(
     reject: &RejectTransfer,
 ) -> Result<Answer, AdminError> {
     let because = because(stated(reject.reason.as_deref()));
+    let meant = receiver(cluster, &reject.name).await?;
     let change = |record: &mut DatabaseRecord| {
+        refuse_other(record, meant.as_ref())?;
         let team = ended(record)?.to;
         Ok(format!("transfer to team {team} rejected{because}"))
     };
@@ -132,6 +138,21 @@ fn refuse_second(record: &DatabaseRecord, offer: &TransferOffer) -> Result<(), T
             wanted: offer.to.to_string(),
         }),
         None => Ok(()),
+    }
+}
+
+/// The team that answers: the one to which the database is offered when the command begins.
+async fn receiver(cluster: &Cluster, name: &DatabaseName) -> Result<Option<TeamName>, AdminError> {
+    Ok(find::database(cluster, name).await?.value.offer.map(|offer| offer.to))
+}
+
+/// An answer of one team is none to an offer to another one.
+fn refuse_other(record: &DatabaseRecord, meant: Option<&TeamName>) -> Result<(), TransferError> {
+    match &record.offer {
+        Some(offer) if Some(&offer.to) != meant => {
+            Err(TransferError::OfferedOtherwise { database: record.name.to_string() })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -54,6 +54,9 @@ pub(in crate::admin) async fn deprecate(
     let entry = history(cluster, caller, what);
     let change = |record: &mut DatabaseRecord| {
         refuse_unless(record, "deprecated", |state| matches!(state, Lifecycle::Active))?;
+        // Another tier has another notice period, and an operation may have begun.
+        checked_notice(cluster, record, deprecate)?;
+        refuse_changing(&record.name, record.operation)?;
         record.lifecycle = lifecycle.clone();
         record.history.push(entry.clone());
         Ok::<(), AdminError>(())

@@ -12,6 +12,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::SinkExt as _;
@@ -22,7 +23,7 @@ use pgwire::messages::startup::{BackendKeyData, ParameterStatus, SecretKey};
 use pgwire::messages::{PgWireBackendMessage as Reply, PgWireFrontendMessage as Message};
 use pgwire::tokio::server::{PgWireMessageServerCodec, process_error, process_message};
 use tokio::io::{AsyncReadExt as _, Empty, Join, ReadHalf, WriteHalf, empty, join, split};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::sleep;
 use tokio_util::codec::{Decoder as _, Framed};
 use tokio_util::sync::CancellationToken;
 
@@ -30,8 +31,9 @@ use crate::admin::driver_queries::SERVER_VERSION;
 use crate::admin::parse::{Parsed, TEXT_BYTES_MAX};
 use crate::admin::port::connections::{AdminConnection, Connections};
 use crate::admin::port::directory::Origin;
+use crate::admin::port::places::AdminPlace;
 use crate::admin::port::queries::{Queries, explained, refused};
-use crate::error::{Blame, Explain as _, Refusal, Severity, SqlState};
+use crate::error::{Explain as _, Refusal, Severity, SqlState};
 use crate::frontend::Administrator;
 use crate::tls::Stream;
 use crate::wire::Violation;
@@ -49,7 +51,7 @@ type Client = Framed<Join<Empty, WriteHalf<Stream>>, PgWireMessageServerCodec<Pa
 pub(in crate::admin) async fn serve(
     administrator: Administrator,
     origin: Origin,
-    permit: Option<OwnedSemaphorePermit>,
+    place: Result<AdminPlace, Refusal>,
     connections: &Arc<Connections>,
 ) -> io::Result<()> {
     let Administrator { stream, early, address, name, application_name } = administrator;
@@ -58,12 +60,11 @@ pub(in crate::admin) async fn serve(
     let (reading, writing) = split(stream);
     let mut client = Framed::new(join(empty(), writing), PgWireMessageServerCodec::new(state));
     client.set_backpressure_boundary(SEND_BYTES);
-    let Some(permit) = permit else {
-        let full = Refusal::fatal(SqlState::TOO_MANY_CONNECTIONS, "too many connections to the admin port");
-        let full = full.with_hint("admin.connections_max is the limit.").with_blame(Blame::Platform);
-        return end_with_error(&mut client, &full).await;
+    let place = match place {
+        Ok(place) => place,
+        Err(full) => return end_with_error(&mut client, &full).await,
     };
-    let connection = connections.register(permit);
+    let connection = connections.register(place);
     complete_startup(&mut client, &name, &application_name, &connection).await?;
     let by = (name, Some(address.ip()));
     let queries = Queries::new(by, origin, connection, connections.executor.clone());
@@ -73,6 +74,7 @@ pub(in crate::admin) async fn serve(
         queries: Arc::new(queries),
         absent: Arc::new(NoopHandler),
         closing: connections.closing.clone(),
+        idle_time_max: connections.idle_time_max,
     };
     connection.run().await
 }
@@ -126,6 +128,7 @@ struct Connection {
     /// Stands for what `frontend` has done (login, cancel requests) and for COPY.
     absent: Arc<NoopHandler>,
     closing: CancellationToken,
+    idle_time_max: Duration,
 }
 
 impl Connection {
@@ -137,6 +140,10 @@ impl Connection {
                     let reason = Refusal::fatal(SqlState::ADMIN_SHUTDOWN, "the admin port is shutting down");
                     return end_with_error(&mut self.client, &reason).await;
                 }
+                () = sleep(self.idle_time_max) => match self.queries.ends_when_idle().await {
+                    Some(reason) => return end_with_error(&mut self.client, &reason).await,
+                    None => continue,
+                },
             };
             let Some(message) = message else { return Ok(()) };
             let next = match message {

@@ -10,8 +10,10 @@
 //! can stand in both only after the file was edited.
 //!
 //! # Why rights are read anew for each command
-//! REVOKE and DROP USER have to hold for connections that are open. A user that was dropped, or whose name is
-//! now of the other kind, has no rights any more, also if there is a new user of that name.
+//! REVOKE and DROP USER have to hold for connections that are open, and so has a new password: the old one
+//! may be known to another person. A user that was dropped, or whose name is now of the other kind, has no
+//! rights any more, also if there is a new user of that name. The connection that changes its own password
+//! goes on.
 
 use std::sync::Arc;
 
@@ -23,15 +25,17 @@ use crate::auth::scram::Verifier;
 use crate::catalog::Catalog;
 use crate::error::{Blame, Explain as _, Refusal, Severity, SqlState};
 use crate::frontend::Administrators;
-use crate::model::{UnixMillis, UserName};
+use crate::model::{UnixMillis, UserName, UserRecord};
 
 /// Where a user that has logged in was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::admin) enum Origin {
     File,
-    /// `created_at` tells it from a later user of that name.
+    /// `created_at` tells it from a later user of that name; `password_changed_at` tells the password of the
+    /// login from a later one.
     Catalogue {
         created_at: UnixMillis,
+        password_changed_at: UnixMillis,
     },
 }
 
@@ -62,19 +66,22 @@ impl Directory {
         }
         let Ok(user) = UserName::parse(name) else { return Err(gone(name)) };
         let record = self.catalog.users().get(&user).await.map_err(|error| error.refusal(Severity::Error))?;
-        match (record.map(|record| record.value), origin) {
-            (Some(user), Origin::Catalogue { created_at }) if user.created_at == created_at => {
-                Ok(Rights::of(&user.grants))
-            }
+        match record {
+            Some(user) if origin_of(&user.value) == origin => Ok(Rights::of_user(&user)),
             _ => Err(gone(name)),
         }
     }
 }
 
+fn origin_of(user: &UserRecord) -> Origin {
+    Origin::Catalogue { created_at: user.created_at, password_changed_at: user.password_changed_at }
+}
+
 fn gone(name: &str) -> Refusal {
     Refusal::fatal(SqlState::INVALID_AUTHORIZATION, format!("user \"{name}\" has no access any more"))
         .with_detail(
-            "The user was dropped, or its name now stands in the file of administrators, or no longer there.",
+            "The user was dropped or has another password, or its name now stands in the file of administrators, \
+             or no longer there.",
         )
         .with_hint("Log in again, or ask an administrator of the platform.")
         .with_blame(Blame::Platform)
@@ -96,6 +103,6 @@ impl Administrators for Directory {
             }
         };
         let verifier = Verifier::parse(&user.verifier).ok()?;
-        Some((verifier, Origin::Catalogue { created_at: user.created_at }))
+        Some((verifier, origin_of(&user)))
     }
 }

@@ -3,6 +3,7 @@
 mod connection;
 mod connections;
 pub(in crate::admin) mod directory;
+pub(in crate::admin) mod places;
 mod queries;
 mod row_encoding;
 pub mod serve;

@@ -20,8 +20,8 @@
 use std::fmt::Debug;
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures_util::{Sink, SinkExt as _, Stream as _, StreamExt as _};
@@ -49,11 +49,13 @@ use crate::admin::error::AdminError;
 use crate::admin::execute::Executor;
 use crate::admin::lookup::command;
 use crate::admin::parse::{Parsed, parse};
+use crate::admin::permit::CommandPermit;
 use crate::admin::port::connections::AdminConnection;
 use crate::admin::port::directory::{Directory, Origin};
 use crate::admin::port::row_encoding::{check_formats, fields, response};
 use crate::admin::statement::{DriverQuery, Statement};
 use crate::error::{Explain as _, Refusal, Severity, SqlState};
+use crate::model::UnixMillis;
 
 /// Prepared statements of one connection, and also its portals.
 const NAMES_MAX: usize = 1_000;
@@ -64,7 +66,7 @@ const NOTICES_MAX: usize = 64;
 pub(in crate::admin) struct Queries {
     pub(in crate::admin) name: String,
     pub(in crate::admin) address: Option<IpAddr>,
-    pub(in crate::admin) origin: Origin,
+    origin: Mutex<Origin>,
     pub(in crate::admin) connection: AdminConnection,
     pub(in crate::admin) executor: Executor,
     directory: Directory,
@@ -114,13 +116,43 @@ impl Queries {
         Queries {
             name,
             address,
-            origin,
+            origin: Mutex::new(origin),
             connection,
             directory: executor.directory(),
             executor,
             gone: CancellationToken::new(),
             statements: Count::default(),
             portals: Count::default(),
+        }
+    }
+
+    fn origin(&self) -> Origin {
+        *self.origin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After a change of a password on this connection: one of the user's own is the one that counts now.
+    fn note_password(&self, statement: &Statement, changed_at: Option<UnixMillis>) {
+        let is_own = matches!(statement, Statement::AlterUser(user) if user.name.as_str() == self.name);
+        let mut origin = self.origin.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (true, Some(now), Origin::Catalogue { password_changed_at, .. }) =
+            (is_own, changed_at, &mut *origin)
+        {
+            *password_changed_at = now;
+        }
+    }
+
+    /// Why the connection ends that has been idle for its time; `None`: it may go on. It takes a place, and
+    /// one of the platform's team may wait for work on it.
+    pub(in crate::admin) async fn ends_when_idle(&self) -> Option<Refusal> {
+        match self.directory.rights(&self.name, self.origin()).await {
+            Ok(rights) if rights.is_of_product() => {
+                let idle = "terminating connection: it was idle for too long";
+                let reason = Refusal::fatal(SqlState::IDLE_SESSION_TIMEOUT, idle);
+                Some(reason.with_hint("Connect again for the next command."))
+            }
+            Ok(_) => None,
+            // The store did not answer: the next command says so.
+            Err(refusal) => (refusal.severity == Severity::Fatal).then_some(refusal),
         }
     }
 
@@ -153,7 +185,7 @@ impl Queries {
         C::PortalStore: PortalStore,
         PgWireError: From<<C as Sink<Reply>>::Error>,
     {
-        let rights = self.directory.rights(&self.name, self.origin).await;
+        let rights = self.directory.rights(&self.name, self.origin()).await;
         let rights = rights.map_err(|refusal| refused(&refusal))?;
         if let Some(outcome) = self.transaction(client, &parsed.statement) {
             return outcome;
@@ -166,6 +198,7 @@ impl Queries {
             notices,
             cancel: self.connection.next_wait(),
             trail: None,
+            permit: CommandPermit::default(),
         };
         let mut work = Box::pin(self.executor.execute(parsed, &caller));
         let outcome = loop {
@@ -182,6 +215,9 @@ impl Queries {
             }
         };
         drop(work);
+        if let Ok(answer) = &outcome {
+            self.note_password(&parsed.statement, answer.password_changed_at);
+        }
         if self.gone.is_cancelled() {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
@@ -25,11 +24,15 @@ use crate::admin::execute::Executor;
 use crate::admin::port::connection;
 use crate::admin::port::connections::Connections;
 use crate::admin::port::directory::Directory;
+use crate::admin::port::places::AdminPlaces;
 use crate::admin::users::Users;
 use crate::auth::scram::MockSecret;
 use crate::frontend::{Access, Encryption, Frontend, FrontendError, IncomingAdmin};
 use crate::route::RouteTable;
 use crate::tls::Acceptor;
+
+/// What a process has for [`AdminOptions::idle_time_max`].
+pub const IDLE_TIME_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// What the admin port needs to open.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ pub struct AdminOptions {
     pub users: Users,
     pub connections_max: u32,
     pub login_time_max: Duration,
+    /// How long the connection of a user without a role on the platform may be without a command.
+    pub idle_time_max: Duration,
     /// For this port alone: failed logins of applications lock out no administrator.
     pub access: Arc<Access>,
     /// For the logins of names that are no administrators.
@@ -57,7 +62,7 @@ pub struct AdminServer {
 struct Shared {
     frontend: Frontend,
     directory: Directory,
-    permits: Arc<Semaphore>,
+    places: Arc<AdminPlaces>,
     connections: Arc<Connections>,
     tasks: TaskTracker,
 }
@@ -85,8 +90,8 @@ impl AdminServer {
                 access: options.access,
             },
             directory,
-            permits: Arc::new(Semaphore::new(options.connections_max as usize)),
-            connections: Arc::new(Connections::new(executor)),
+            places: AdminPlaces::new(options.connections_max as usize),
+            connections: Arc::new(Connections::new(executor, options.idle_time_max)),
             tasks: TaskTracker::new(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
@@ -146,8 +151,9 @@ async fn receive(tcp: TcpStream, address: SocketAddr, shared: Arc<Shared>) {
     match incoming {
         Ok(IncomingAdmin::Cancel(request, _stream)) => shared.connections.cancel(&request),
         Ok(IncomingAdmin::Administrator(administrator, origin)) => {
-            let permit = Arc::clone(&shared.permits).try_acquire_owned().ok();
-            if let Err(error) = connection::serve(administrator, origin, permit, &shared.connections).await {
+            let rights = shared.directory.rights(&administrator.name, origin).await.ok();
+            let place = shared.places.take(&administrator.name, origin, rights.as_ref());
+            if let Err(error) = connection::serve(administrator, origin, place, &shared.connections).await {
                 tracing::debug!(%address, %error, "an administrator's connection broke");
             }
         }

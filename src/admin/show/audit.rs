@@ -7,7 +7,7 @@ use crate::admin::context::{Caller, Cluster};
 use crate::admin::error::AdminError;
 use crate::admin::permission;
 use crate::error::{Severity, SqlState};
-use crate::model::{AuditFilter, DatabaseId, DatabaseName, UnixMillis};
+use crate::model::{AuditFilter, DatabaseId, DatabaseName, UnixMillis, printable};
 
 /// Entries that are shown.
 const ROWS_MAX: usize = 1_000;
@@ -36,7 +36,9 @@ pub(in crate::admin) async fn show_audit(
     let rows = found.entries.into_iter().map(|entry| {
         let address = entry.address.map(|address| address.to_string());
         let database = entry.database.and_then(|database| names.get(&database).cloned());
-        row![entry.at, entry.who, entry.command, entry.reason, entry.outcome, address, database]
+        let plain = |text: &str| printable::one_line(text).into_owned();
+        let (command, reason) = (plain(&entry.command), entry.reason.as_deref().map(plain));
+        row![entry.at, entry.who, command, reason, plain(&entry.outcome), address, database]
     });
     Ok(rows.collect())
 }

@@ -5,7 +5,7 @@ use crate::admin::context::{Caller, Cluster};
 use crate::admin::error::AdminError;
 use crate::admin::systems::version;
 use crate::admin::{find, permission};
-use crate::model::{DatabaseName, DatabaseRecord, Lifecycle, SystemName, TeamName};
+use crate::model::{DatabaseName, DatabaseRecord, Epoch, Lifecycle, SystemName, TeamName, printable};
 
 pub(in crate::admin) async fn show_systems(cluster: &Cluster) -> Result<Vec<Row>, AdminError> {
     let routes = cluster.catalog().routes().list().await?.into_values();
@@ -66,9 +66,14 @@ pub(in crate::admin) async fn show_history(
         return Err(permission::unseen(cluster, caller, name).await?);
     };
     let sees_place = !caller.rights.is_of_product();
+    let older = database.history.first().filter(|_| database.history.older() > 0).map(|first| {
+        let what = format!("{} older entries are not kept here: SHOW AUDIT", database.history.older());
+        row![first.at, "freehold", what, None::<Epoch>]
+    });
     let rows = database.history.iter().filter_map(|entry| {
         let what = if sees_place { Some(entry.what.as_str()) } else { entry.of_product() };
-        Some(row![entry.at, entry.who.as_str(), what?, entry.epoch.filter(|_| sees_place)])
+        let what = printable::one_line(what?);
+        Some(row![entry.at, entry.who.as_str(), &*what, entry.epoch.filter(|_| sees_place)])
     });
-    Ok(rows.collect())
+    Ok(older.into_iter().chain(rows).collect())
 }

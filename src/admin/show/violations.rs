@@ -185,7 +185,7 @@ fn without_key(table: &TableName) -> Violation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Contract, DatabaseId, Epoch, Lifecycle, TeamName, Tier, UnixMillis};
+    use crate::model::{Contract, DatabaseId, Epoch, History, Lifecycle, TeamName, Tier, UnixMillis};
     use crate::route::Entrance;
 
     fn shop() -> DatabaseRecord {
@@ -202,7 +202,7 @@ mod tests {
             adopted: false,
             created_at: UnixMillis(0),
             created_by: String::new(),
-            history: Vec::new(),
+            history: History::default(),
         }
     }
 

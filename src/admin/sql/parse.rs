@@ -170,7 +170,7 @@ fn create_database(parser: &mut Parser) -> Result<Statement, SyntaxError> {
     parser.clauses(&["OWNER", "PURPOSE", "TIER", "ON"], |parser, clause| {
         match clause {
             "OWNER" => owner = Some(values::owner(parser)?),
-            "PURPOSE" => purpose = Some(parser.text("a purpose")?),
+            "PURPOSE" => purpose = Some(values::purpose(parser)?),
             "TIER" => tier = Some(values::tier(parser)?),
             _ => system = Some(values::on_system(parser)?),
         }
@@ -202,7 +202,7 @@ fn alter_database(parser: &mut Parser) -> Result<Statement, SyntaxError> {
     parser.clauses(&clauses, |parser, clause| {
         match (clause, Timeout::of_clause(clause)) {
             ("OWNER", _) => owner = Some(values::owner(parser)?),
-            ("PURPOSE", _) => purpose = Some(parser.text("a purpose")?),
+            ("PURPOSE", _) => purpose = Some(values::purpose(parser)?),
             ("TIER", _) => tier = Some(values::tier(parser)?),
             ("POOLING", _) => pooling = Some(values::pooling(parser)?),
             ("POOL_SIZE", _) => pool_size = Some(values::connections(parser)?),
@@ -228,7 +228,7 @@ fn adopt(parser: &mut Parser) -> Result<Statement, SyntaxError> {
     parser.clauses(&["OWNER", "PURPOSE", "TIER", "DBNAME"], |parser, clause| {
         match clause {
             "OWNER" => owner = Some(values::owner(parser)?),
-            "PURPOSE" => purpose = Some(parser.text("a purpose")?),
+            "PURPOSE" => purpose = Some(values::purpose(parser)?),
             "TIER" => tier = Some(values::tier(parser)?),
             _ => dbname = Some(parser.text_or_identifier("the name on the system")?.0),
         }
@@ -243,7 +243,7 @@ fn drop_database(parser: &mut Parser) -> Result<Statement, SyntaxError> {
     parser.clauses(&["CONFIRM", "REASON"], |parser, clause| {
         match clause {
             "CONFIRM" => confirm = Some(parser.text("the name of the database")?),
-            _ => reason = Some(parser.text("a reason")?),
+            _ => reason = Some(values::reason_text(parser)?),
         }
         Ok(())
     })?;
@@ -340,7 +340,7 @@ fn movement(parser: &mut Parser) -> Result<Statement, SyntaxError> {
                 parser.expect("PAUSE")?;
                 pause_max = Some(parser.duration("a duration")?);
             }
-            "REASON" => reason = Some(parser.text("a reason")?),
+            "REASON" => reason = Some(values::reason_text(parser)?),
             _ => wait = Wait::Yes,
         }
         Ok(())

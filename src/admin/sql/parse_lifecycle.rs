@@ -21,7 +21,7 @@ fn deprecate(parser: &mut Parser) -> Result<Statement, SyntaxError> {
     parser.clauses(&["SUNSET", "REASON", "SUCCESSOR"], |parser, clause| {
         match clause {
             "SUNSET" => sunset = Some(values::date(parser)?),
-            "REASON" => reason = Some(parser.text("a reason")?),
+            "REASON" => reason = Some(values::reason_text(parser)?),
             _ => successor = Some(values::database(parser)?),
         }
         Ok(())
@@ -40,7 +40,7 @@ fn quarantine(parser: &mut Parser) -> Result<Statement, SyntaxError> {
     parser.clauses(&["UNTIL", "REASON", "ACCEPT"], |parser, clause| {
         match clause {
             "UNTIL" => until = Some(values::date(parser)?),
-            "REASON" => reason = Some(parser.text("a reason")?),
+            "REASON" => reason = Some(values::reason_text(parser)?),
             _ => {
                 parser.expect("CLIENTS")?;
                 clients = Clients::Accepted;

@@ -7,6 +7,9 @@ use crate::admin::{ErrorKind, SyntaxError};
 use crate::model::DatabaseName;
 
 const CONTACT: &str = "where the team is reached";
+/// The longest CONTACT or ESCALATION, in bytes.
+const REACHED_BYTES_MAX: usize = 1_000;
+
 const ESCALATION: &str = "where to turn when the contact does not answer";
 
 pub(in crate::admin) fn create_team(parser: &mut Parser) -> Result<Statement, SyntaxError> {
@@ -27,7 +30,7 @@ pub(in crate::admin) fn create_team(parser: &mut Parser) -> Result<Statement, Sy
 /// A text that says something.
 fn stated(parser: &mut Parser, what: &'static str) -> Result<String, SyntaxError> {
     let span = parser.span();
-    let text = parser.text(what)?;
+    let text = values::prose(parser, what, REACHED_BYTES_MAX)?;
     match text.trim().is_empty() {
         false => Ok(text),
         true => {

@@ -10,6 +10,7 @@ pub enum ErrorKind {
     Syntax,
     Name,
     Value,
+    TooLong,
     Unsupported,
 }
 
@@ -55,6 +56,7 @@ impl Explain for SyntaxError {
             ErrorKind::Syntax => SqlState::SYNTAX_ERROR,
             ErrorKind::Name => SqlState::INVALID_NAME,
             ErrorKind::Value => SqlState::INVALID_PARAMETER_VALUE,
+            ErrorKind::TooLong => SqlState::PROGRAM_LIMIT_EXCEEDED,
             ErrorKind::Unsupported => SqlState::FEATURE_NOT_SUPPORTED,
         }
     }

@@ -372,7 +372,8 @@ commands! {
         ["at", "who", "command", "reason", "outcome", "address", "database"],
         "Who changed what, newest first, and from which address; at most 1000 entries. FOR: those about a database, also one that was dropped; a version before this \
          one did not store which one an entry is about. SINCE: a duration back from now ('2h'), a day ('2027-03-01') or a time as it is shown, in UTC. \
-         Product people see the entries about the databases of their teams; of a command of the platform they see that it was run, by whom, and whether it worked. A change and its entry are one commit. Entries of freehold tell what a start has mended: \
+         Product people see the entries about the databases of their teams; of a command of the platform they see that it was run, by whom, and whether it worked. A change and its entry are one commit; \
+         the outcome is \"ok so far\" until the command has ended. Entries of freehold tell what a start has mended: \
          records that an older version had not written together, and routes that had not followed ALTER SYSTEM yet.";
     VERIFY_AUDIT: Cluster Check (Operator Admin Auditor) "VERIFY AUDIT", "VERIFY AUDIT [HEAD 'number:digest']", ["entries" Int8, "links" Int8, "head"],
         "Compares every entry of SHOW AUDIT with the chain of digests that is written with the entries. An entry that was changed, removed, \

@@ -1,6 +1,7 @@
 //! The values of clauses: names, sizes, times and modes. Each function reads one at the cursor, or says what
 //! was expected there.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::admin::parser::Parser;
@@ -9,7 +10,7 @@ use crate::catalog::chain::Head;
 use crate::model::quotas::{LOGINS_PER_SECOND_MAX, MESSAGE_SIZES};
 use crate::model::{
     ByteSize, DatabaseName, Date, MoveId, Pooling, RoleName, ServerAuth, Since, SslMode, SystemName,
-    TeamName, Tier, Timeout, UserName,
+    TeamName, Tier, Timeout, UserName, printable,
 };
 
 pub(in crate::admin) fn database(parser: &mut Parser) -> Result<DatabaseName, SyntaxError> {
@@ -175,11 +176,48 @@ pub(in crate::admin) fn absolute_path(parser: &mut Parser) -> Result<String, Syn
     }
 }
 
+/// The longest REASON, in bytes: it is kept in records that are read and written as a whole.
+const REASON_BYTES_MAX: usize = 1_000;
+
+/// The longest PURPOSE, in bytes.
+const PURPOSE_BYTES_MAX: usize = 2_000;
+
+pub(in crate::admin) fn reason_text(parser: &mut Parser) -> Result<String, SyntaxError> {
+    prose(parser, "a reason", REASON_BYTES_MAX)
+}
+
+pub(in crate::admin) fn purpose(parser: &mut Parser) -> Result<String, SyntaxError> {
+    prose(parser, "a purpose", PURPOSE_BYTES_MAX)
+}
+
+/// A text for people, on one line: it is stored, and shown in a terminal.
+pub(in crate::admin) fn prose(
+    parser: &mut Parser,
+    what: &str,
+    bytes_max: usize,
+) -> Result<String, SyntaxError> {
+    let span = parser.span();
+    let text = parser.text(what)?;
+    if text.len() > bytes_max {
+        let error = SyntaxError::new(span, format!("the text is longer than {bytes_max} bytes"));
+        let hint = format!("Write {what} in fewer words, and refer to a document for the rest.");
+        return Err(error.with_hint(hint).of_kind(ErrorKind::TooLong));
+    }
+    match printable::one_line(&text) {
+        Cow::Borrowed(_) => Ok(text),
+        Cow::Owned(_) => {
+            Err(SyntaxError::new(span, "the text has a line break or another control character")
+                .with_hint(format!("Write {what} on one line."))
+                .of_kind(ErrorKind::Value))
+        }
+    }
+}
+
 /// `[REASON 'text']`, up to the end of the statement.
 pub(in crate::admin) fn reason(parser: &mut Parser) -> Result<Option<String>, SyntaxError> {
     let mut reason = None;
     parser.clauses(&["REASON"], |parser, _| {
-        reason = Some(parser.text("a reason")?);
+        reason = Some(reason_text(parser)?);
         Ok(())
     })?;
     Ok(reason)

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::Shared;
-use crate::admin::serve::{AdminOptions, AdminServer};
+use crate::admin::serve::{AdminOptions, AdminServer, IDLE_TIME_MAX};
 use crate::admin::users::read_users;
 use crate::admin::{Executor, ExecutorParts, ProcessRequest};
 use crate::app::error::ServeError;
@@ -157,6 +157,7 @@ async fn open_admin_port(
         users: read_users(&config.admin.users_file)?,
         connections_max: config.admin.connections_max,
         login_time_max: config.proxy.login_timeout,
+        idle_time_max: IDLE_TIME_MAX,
         access: Arc::clone(access),
         mock: shared.mock_secret("admin").await?,
     };

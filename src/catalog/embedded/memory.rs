@@ -44,6 +44,24 @@ pub(super) struct Commit {
     pub(super) events: Arc<Vec<StoreEvent>>,
 }
 
+impl Commit {
+    /// What it keeps in memory, in bytes; the structures around it are small and bounded by their number.
+    fn bytes(&self) -> usize {
+        let of = |event: &StoreEvent| match event {
+            StoreEvent::Put(entry) => entry.key.len() + entry.value.len(),
+            StoreEvent::Deleted { key, .. } => key.len(),
+        };
+        self.events.iter().map(of).sum()
+    }
+}
+
+/// How much is kept for watches.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HistoryBounds {
+    pub(super) commits: usize,
+    pub(super) bytes: usize,
+}
+
 /// The initial content of a store: that of its file.
 #[derive(Debug, Default)]
 pub(super) struct Image {
@@ -61,7 +79,8 @@ pub(super) struct Memory {
     /// The newest commit on disk.
     durable: Revision,
     history: VecDeque<Commit>,
-    history_max: usize,
+    history_bytes: usize,
+    history_max: HistoryBounds,
     /// Commits up to and including this one are no longer in `history`.
     forgotten: Revision,
     flight: Option<Flight>,
@@ -121,13 +140,14 @@ pub(super) enum Found {
 }
 
 impl Memory {
-    pub(super) fn new(image: Image, history_max: usize) -> Memory {
+    pub(super) fn new(image: Image, history_max: HistoryBounds) -> Memory {
         Memory {
             entries: image.entries,
             leases: Leases::default(),
             revision: image.revision,
             durable: image.revision,
             history: VecDeque::new(),
+            history_bytes: 0,
             history_max,
             forgotten: image.revision,
             flight: None,
@@ -380,16 +400,18 @@ impl Memory {
         let touched = |prefix: &str| commit.events.iter().any(|event| event.key().starts_with(prefix));
         let wake =
             self.waiting.extract_if(|_, (prefix, _)| touched(prefix)).map(|(_, (_, waker))| waker).collect();
+        self.history_bytes += commit.bytes();
         self.history.push_back(commit);
         self.trim();
         wake
     }
 
     fn trim(&mut self) {
-        while self.history.len() > self.history_max {
-            if let Some(oldest) = self.history.pop_front() {
-                self.forgotten = oldest.revision;
-            }
+        let HistoryBounds { commits, bytes } = self.history_max;
+        while self.history.len() > commits || self.history_bytes > bytes {
+            let Some(oldest) = self.history.pop_front() else { return };
+            self.history_bytes -= oldest.bytes();
+            self.forgotten = oldest.revision;
         }
     }
 }
@@ -461,6 +483,8 @@ mod tests {
     use super::*;
     use crate::catalog::store::Durability;
 
+    const BOUNDS: HistoryBounds = HistoryBounds { commits: 100, bytes: 10_000 };
+
     fn put(key: &str, value: &str) -> Txn {
         put_under(None, key, value)
     }
@@ -472,7 +496,7 @@ mod tests {
     }
 
     fn memory() -> Memory {
-        Memory::new(Image::default(), 100)
+        Memory::new(Image::default(), BOUNDS)
     }
 
     fn revision_of(relaxed: Relaxed) -> Revision {
@@ -547,7 +571,7 @@ mod tests {
     #[test]
     fn a_watch_from_before_the_start_must_read_again() {
         let image = Image { revision: Revision(50), ..Image::default() };
-        let memory = Memory::new(image, 100);
+        let memory = Memory::new(image, BOUNDS);
         assert!(matches!(memory.find("", Revision(49)), Err(StoreError::Compacted { .. })));
         assert!(matches!(memory.find("", Revision(50)), Ok(Found::Nothing(_))));
     }
@@ -580,5 +604,23 @@ mod tests {
         assert!(matches!(named, Err(StoreError::LeaseGone { lease: gone }) if gone == lease));
         let plan = memory.begin(vec![put("c", "1"), put_under(Some(lease), "proxy/a", "1")]).unwrap();
         assert!(matches!(plan.outcomes[..], [Ok(TxnOutcome::Committed(_)), Err(gone)] if gone == lease));
+    }
+
+    #[test]
+    fn what_is_kept_for_watches_is_bounded_in_bytes_too() {
+        let mut memory = memory();
+        let large = "x".repeat(3_000);
+        for _ in 0..20 {
+            revision_of(memory.relaxed(put("b", &large)).unwrap());
+            assert!(memory.history_bytes <= BOUNDS.bytes, "{}", memory.history_bytes);
+        }
+        assert_eq!(memory.history.len(), 3);
+        assert!(matches!(memory.find("", Revision(16)), Err(StoreError::Compacted { .. })));
+        assert!(matches!(memory.find("", Revision(17)), Ok(Found::Batch(Revision(18), _))));
+
+        revision_of(memory.relaxed(put("b", &"x".repeat(BOUNDS.bytes))).unwrap());
+        assert_eq!((memory.history.len(), memory.history_bytes), (0, 0));
+        assert!(matches!(memory.find("", Revision(20)), Err(StoreError::Compacted { .. })));
+        assert!(matches!(memory.find("", Revision(21)), Ok(Found::Nothing(Revision(21)))));
     }
 }

@@ -30,7 +30,7 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use self::disk::Disk;
-use self::memory::{Found, Memory, Relaxed};
+use self::memory::{Found, HistoryBounds, Memory, Relaxed};
 use self::writer::{Message, Request, Revocation, lock};
 use super::keys;
 use super::store::{
@@ -42,6 +42,10 @@ use crate::model::SystemRecord;
 
 /// How many commits a watch may be behind before it must read everything again.
 pub const HISTORY_MAX: usize = 1_024;
+
+/// How many bytes the commits that are kept for watches may have. A watch that is further behind must read
+/// everything again, too.
+const HISTORY_BYTES_MAX: usize = 16 << 20;
 
 /// A [`Store`] in one file.
 pub struct EmbeddedStore {
@@ -73,7 +77,10 @@ impl EmbeddedStore {
             disk.accept_place().map_err(failed)?;
         }
         let disk = Arc::new(disk);
-        let memory = Arc::new(Mutex::new(Memory::new(image, history_max)));
+        let memory = Arc::new(Mutex::new(Memory::new(
+            image,
+            HistoryBounds { commits: history_max, bytes: HISTORY_BYTES_MAX },
+        )));
         let (sender, inbox) = mpsc::channel();
         let (shared, written) = (Arc::clone(&memory), Arc::clone(&disk));
         let thread = std::thread::Builder::new()
