@@ -269,8 +269,8 @@ impl Session {
     }
 
     /// The same for a statement that this session runs again and again: it is prepared once, and then takes
-    /// one round trip and not two. A session that has failed to run it is not to be used again: the server may
-    /// not accept the prepared statement any more.
+    /// one round trip and not two. A session that has failed to run it is not to be used again: the server
+    /// may not accept the prepared statement any more.
     pub async fn rows_again(
         &self,
         operation: &'static str,

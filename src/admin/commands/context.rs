@@ -12,8 +12,8 @@
 //! * PAUSE and KILL record an order that every process follows, and then wait for the sessions of this one.
 //! * QUARANTINE DATABASE changes the catalogue; the clients that this process knows keep it from happening.
 //! * SHOW CONSUMERS finds a database in the catalogue, and its clients in this process.
-//! * SHOW SLO adds to what is in the store what this process has not written yet; SHOW VIOLATIONS looks at the
-//!   sessions of this process and, for one database, at its tables.
+//! * SHOW SLO adds to what is in the store what this process has not written yet; SHOW VIOLATIONS looks at
+//!   the sessions of this process and, for one database, at its tables.
 //! * SHOW DATABASES and SHOW LISTS put figures of this process beside records of the catalogue.
 
 use std::fmt;
