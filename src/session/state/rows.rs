@@ -53,8 +53,8 @@ impl Explain for SnapshotError {
 }
 
 /// The first statement of a question: by its own settings, a client's transactions may have to wait until no
-/// serializable transaction that writes is open. After `SET TRANSACTION` the setting would be listed as one of
-/// the session for ever; `SET LOCAL` leaves no trace.
+/// serializable transaction that writes is open. After `SET TRANSACTION` the setting would be listed as one
+/// of the session for ever; `SET LOCAL` leaves no trace.
 pub(in crate::session) const AT_ONCE: &str = "SET LOCAL transaction_isolation TO 'read committed'; ";
 
 /// In which encoding texts come.
