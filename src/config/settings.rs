@@ -370,7 +370,7 @@ settings! {
         pg_bin_dirs: Vec<PathBuf> = Vec::new(), Reload;
         /// How long connections on the old side have to end by themselves after the clients left.
         close_grace: Duration = seconds(5), Reload, within ms(0)..=seconds(600);
-        /// How often the roles of all databases are read from the systems, at least. Those of a database are also read before a login to it, fifty times in a second at most.
+        /// How often the roles of all databases are read from the systems, at least. Those of a database are also read before a login to it, ten times in a second at most, after the first twenty.
         logins_interval: Duration = seconds(5), Reload, within ms(100)..=seconds(3_600);
     }
     /// The log, on standard error.
