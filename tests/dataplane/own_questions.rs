@@ -60,6 +60,14 @@ async fn stranger(server: &Postgres) -> Client {
     client
 }
 
+/// Transaction pooling over so many connections.
+fn lends(stage: &Stage, connections: u32) {
+    stage.order(|record| {
+        record.terms.pooling = Pooling::Transaction;
+        record.terms.server_connections_max = connections;
+    });
+}
+
 async fn sets_a_long_value(client: &Client) {
     let set = format!("SELECT length(set_config('app.x', repeat('a', {LONG}), false))");
     client.simple_query(&set).await.unwrap();
@@ -154,10 +162,7 @@ fn reasons(stage: &Stage) -> Vec<String> {
 async fn a_client_with_more_state_than_is_kept_keeps_its_connection_and_says_why() {
     let server = stage::server(Major::oldest());
     let stage = Stage::before(&server);
-    stage.order(|record| {
-        record.terms.pooling = Pooling::Transaction;
-        record.terms.server_connections_max = 20;
-    });
+    lends(&stage, 20);
     let works = [
         ("SELECT length(set_config('app.x', repeat('a', 2000000), false))".to_owned(), "setting \"app.x\""),
         (format!("PREPARE p AS SELECT '{}'", "p".repeat(2_000_000)), "prepared statement \"p\""),
@@ -184,10 +189,7 @@ async fn long_values_of_idle_clients_take_no_memory() {
     }
     let server = stage::server(Major::oldest());
     let stage = Stage::before(&server);
-    stage.order(|record| {
-        record.terms.pooling = Pooling::Transaction;
-        record.terms.server_connections_max = 20;
-    });
+    lends(&stage, 20);
     let before = resident_bytes();
     let mut clients = Vec::new();
     for _ in 0..16 {
@@ -260,10 +262,7 @@ async fn a_question_that_the_server_does_not_answer_in_time_ends_no_session() {
     let locker = directly(&server, &server.superuser, &server.password).await;
     locker.batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_policy IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let stage = Stage::before(&server);
-    stage.order(|record| {
-        record.terms.pooling = Pooling::Transaction;
-        record.terms.server_connections_max = 4;
-    });
+    lends(&stage, 4);
     let (one, other) = (stage.connect().await, stage.connect().await);
     for client in [&one, &other] {
         assert!(gets_its_own_answers(client).await);
@@ -279,10 +278,7 @@ async fn a_question_that_the_server_does_not_answer_in_time_ends_no_session() {
 async fn a_client_whose_transactions_wait_keeps_no_other_clients_connection() {
     let server = stage::server(Major::oldest());
     let stage = Stage::configured(&server, |config| config.workers = 1);
-    stage.order(|record| {
-        record.terms.pooling = Pooling::Transaction;
-        record.terms.server_connections_max = 3;
-    });
+    lends(&stage, 3);
     let writer = directly(&server, ROLE, PASSWORD).await;
     for sql in ["CREATE TABLE t (a int)", "BEGIN ISOLATION LEVEL SERIALIZABLE", "INSERT INTO t VALUES (1)"] {
         writer.batch_execute(sql).await.unwrap();
@@ -324,10 +320,7 @@ async fn many_functions_of_another_role_keep_no_connection_with_its_client() {
         stranger.batch_execute(&made).await.unwrap();
     }
     let stage = Stage::configured(&server, |config| config.workers = 1);
-    stage.order(|record| {
-        record.terms.pooling = Pooling::Transaction;
-        record.terms.server_connections_max = 4;
-    });
+    lends(&stage, 4);
     let clients = [stage.connect().await, stage.connect().await];
     for client in clients.iter().cycle().take(4) {
         client.simple_query("SELECT 1").await.unwrap();
@@ -351,10 +344,7 @@ async fn a_body_that_is_no_utf8_keeps_no_connection_with_its_client() {
         );
         server.psql_in("shop", &made).unwrap();
         let stage = Stage::before(&server);
-        stage.order(|record| {
-            record.terms.pooling = Pooling::Transaction;
-            record.terms.server_connections_max = 4;
-        });
+        lends(&stage, 4);
         let clients = [stage.connect().await, stage.connect().await];
         for client in clients.iter().cycle().take(4) {
             client.simple_query("SELECT 1").await.unwrap();
@@ -374,10 +364,7 @@ async fn a_large_domain_of_another_role_keeps_no_connection_with_its_client() {
     let made = format!("CREATE DOMAIN own.d AS int CHECK (VALUE IN ({}))", values.join(","));
     stranger.batch_execute(&made).await.unwrap();
     let stage = Stage::configured(&server, |config| config.workers = 1);
-    stage.order(|record| {
-        record.terms.pooling = Pooling::Transaction;
-        record.terms.server_connections_max = 4;
-    });
+    lends(&stage, 4);
     let clients = [stage.connect().await, stage.connect().await];
     for client in clients.iter().cycle().take(4) {
         client.simple_query("SELECT 1").await.unwrap();
