@@ -449,7 +449,7 @@ impl StatefulConnection {
         let mut batch = BytesMut::new();
         const TEXT_OID: u32 = 25;
         // By the settings of the session, its transactions may have to wait for those of others.
-        execute(&mut batch, AT_ONCE.trim_end_matches([';', ' ']), &[], &[]);
+        execute(&mut batch, AT_ONCE, &[], &[]);
         frontend::parse(&mut batch, b"", b"SELECT pg_catalog.to_regtype($1)::pg_catalog.oid", &[TEXT_OID]);
         for name in &missing {
             frontend::bind(&mut batch, b"", b"", &[Some(name.as_bytes())]);
