@@ -19,10 +19,11 @@
 //! write, and the digest of the first would be lost.
 //!
 //! # Why a part of an entry has a digest of its own
-//! A link that follows may replace an entry, so whoever can add a link could replace any entry by another
-//! one, and each head that was kept would still be part of the chain. So the second link of an entry may
-//! change its outcome alone, and only once: its first link says whether the outcome is still to come. Links
-//! of the first version do not tell the two apart, and none of them is accepted after one of the second.
+//! A later link may replace an entry. Without a bound, an attacker who can add a link could replace any entry
+//! by another one, and every head that was kept would still be part of the chain. So the second link of an
+//! entry may change only its outcome, and only once: its first link says whether the outcome is still to
+//! come. Links of the first version do not tell the two apart, and none of them is accepted after one of the
+//! second.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;

@@ -29,7 +29,7 @@ async fn no_team_gets_a_database_that_only_another_team_has_accepted() {
             bob.try_run("ACCEPT TRANSFER OF shop").await
         };
         let _ = join!(offers_otherwise, accepts);
-        assert_ne!(owner().await, finance, "nobody of team finance has accepted (round {round})");
+        assert_ne!(owner().await, finance, "team finance has not accepted (round {round})");
         if owner().await == payments {
             alice.run("CANCEL TRANSFER OF shop").await;
         } else {
